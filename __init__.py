@@ -1,0 +1,18 @@
+"""PersonalQ: ComfyUI loads this file and asks it for the nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes import check_in, taq
+
+WEB_DIRECTORY = "./web"
+
+
+class PersonalQ(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*check_in.NODES, *taq.NODES]
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    return PersonalQ()

@@ -1,0 +1,3 @@
+"""Nodes of the check_in family."""
+
+NODES = []

@@ -1,0 +1,3 @@
+"""Nodes of the taq family."""
+
+NODES = []
