@@ -28,7 +28,7 @@ def models(comfy: Server) -> Iterator[Path]:
 
 @pytest.fixture
 def start_comfy(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start further servers, for the few tests that need arguments or a user folder of their own."""
+    """Start further servers, for the few tests that need one of their own."""
     skip_without_comfyui()
     servers: list[Server] = []
 
