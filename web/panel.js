@@ -1,0 +1,57 @@
+// A DOM widget that is only looked at: what a node shows of its last run. It is as tall as its
+// content and never part of a saved workflow (`widgets_values` is positional).
+
+/** Make an element. Text from model files and requests is set as text, never parsed as HTML. */
+export function el(tag, { class: names, text, ...attributes } = {}, ...children) {
+  const element = document.createElement(tag);
+  if (names) element.className = names.replace(/\S+/g, "personalq-$&");
+  if (text !== undefined) element.textContent = String(text);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+/** Put a panel at the end of a node; returns a function that shows elements in it. */
+export function addPanel(node, label) {
+  const content = el("div", { class: "content" });
+  const root = el("div", { class: "panel", role: "region", "aria-label": label }, content);
+  let height = 0;
+
+  const widget = node.addDOMWidget("personalq", "personalq", root, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => height,
+    getMaxHeight: () => height,
+  });
+  widget.serialize = false;
+
+  const fit = () => {
+    const wanted = content.childElementCount ? content.offsetHeight : 0;
+    if (!root.isConnected || Math.abs(wanted - height) < 1) return;
+    const spare = node.size[1] - node.computeSize()[1]; // room the user gave it on purpose
+    height = wanted;
+    node.setSize([node.size[0], node.computeSize()[1] + Math.max(spare, 0)]);
+    node.graph?.setDirtyCanvas(true, true);
+  };
+  const observer = new ResizeObserver(fit);
+  observer.observe(content);
+  after(node, "onRemoved", () => observer.disconnect());
+
+  return (...children) => {
+    content.replaceChildren(...children.filter((child) => child != null));
+    fit();
+  };
+}
+
+/** Call `hook` after a node's own callback `name`. */
+export function after(node, name, hook) {
+  const before = node[name];
+  node[name] = function (...values) {
+    const result = before?.apply(this, values);
+    hook.apply(this, values);
+    return result;
+  };
+}
