@@ -1,0 +1,34 @@
+"""Text out of files nobody vouches for, made safe to store and to show."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+# C0/C1 controls, lone surrogates, and the bidi marks that make text read as what it is not.
+_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]{0,2000}|!--.{0,2000}?--)>", re.S)
+_BREAK = re.compile(r"(?i)<\s*(?:br|/p|/div|/li|/h[1-6])\b[^<>]{0,200}>")
+
+
+def clean(value: Any, limit: int = 400) -> str:
+    """One line of plain text of at most `limit` characters; "" for anything that is no text."""
+    return " ".join(clean_block(value, limit * 4).split())[:limit].strip()
+
+
+def clean_block(value: Any, limit: int = 8000) -> str:
+    """As `clean`, with the line breaks kept."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return ""
+    # Cut before cleaning: the work is bounded whatever a file holds.
+    return _UNSAFE.sub("", str(value)[: limit * 2])[:limit].strip()
+
+
+def strip_html(value: Any, limit: int = 8000) -> str:
+    """Text of a description written in HTML (Civitai's are). Only for reading: never as a filter
+    before showing something as HTML."""
+    text = clean_block(value, limit * 2)
+    text = html.unescape(_TAG.sub(" ", _BREAK.sub("\n", text)))
+    lines = (" ".join(line.split()) for line in clean_block(text, limit).splitlines())
+    return "\n".join(line for line in lines if line)[:limit].strip()
