@@ -1,0 +1,1 @@
+"""Check-in: from a plain request to the model that is meant."""

@@ -1,0 +1,105 @@
+"""Words: how a request and the text of a card are cut so that they can be compared."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+_WORD = re.compile(
+    r"[぀-ヿㇰ-ㇿ]+|[㐀-鿿々]+|[^\W_぀-ヿㇰ-ㇿ㐀-鿿々]+(?:['\u2019][^\W\d_]+)*"
+)
+_CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+FUNCTION_WORDS = frozenset(
+    # English
+    "a an the my our your his her its their this that these those i we you he she it they me us "
+    "of in on at by to for from with and or but as is are was were be been am do does did has "
+    "have had so if then than too very just only some any all one ones into onto over under near "
+    "next beside behind above below inside outside through among between against across around "
+    "toward towards during while when where which who whose what how up down off out about there "
+    "please want need make made give show use using s t m ve re ll d not no without "
+    # Spanish, German, French
+    "el la los las un una unos unas mi mis tu su sus nuestro nuestra de del al en con por para y "
+    "o que es como der die das den dem des ein eine einen einem einer mein meine meinen meiner "
+    "unser unsere unserer und oder mit von vom zu zum zur im am auf aus bei als ist es fur le les "
+    "du un une mon ma mes notre nos et ou avec dans sur sous au aux par pour ce cette l "
+    "qu elle il nicht kein keine ohne sin pas sans".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a request, `text == request[start:end]`."""
+
+    text: str
+    stem: str
+    start: int
+    end: int
+
+
+def words(text: str) -> list[Word]:
+    """The words of a request with their places; runs of Chinese or Japanese stay whole."""
+    return [
+        Word(found.group(), stem(found.group()), found.start(), found.end())
+        for found in _WORD.finditer(text)
+    ]
+
+
+def is_cjk(text: str) -> bool:
+    """Whether a text holds Chinese or Japanese characters."""
+    return bool(_CJK.search(text))
+
+
+def fold(text: str) -> str:
+    """Lower case without accents."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(char for char in decomposed if not unicodedata.combining(char))
+
+
+@lru_cache(maxsize=65536)
+def stem(word: str) -> str:
+    """A word without accents, possessive, plural, -ed and -ing: enough to match, not a grammar."""
+    word = fold(word)
+    word = re.sub(r"['\u2019]s?$", "", word)
+    word = re.sub(r"['\u2019].*$", "", word) if len(re.split(r"['\u2019]", word)[0]) > 2 else word
+    if not word.isascii() or not word.isalpha() or len(word) < 4:
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif re.search(r"(?:ss|x|ch|sh|zz)es$", word):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for suffix in ("ing", "ed"):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 4:
+            word = word[: -len(suffix)]
+            break
+    if word.endswith("our") and len(word) > 4:
+        word = word[:-3] + "or"
+    return {"grey": "gray"}.get(word, word)
+
+
+def terms(text: str) -> list[str]:
+    """Stems of a card's text; compounds like `PiratePunkAI` also in their parts.
+
+    Chinese and Japanese runs give their pairs of characters.
+    """
+    found: list[str] = []
+    for match in _WORD.finditer(text):
+        word = match.group()
+        if is_cjk(word):
+            found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
+            continue
+        found.append(stem(word))
+        parts = _CAMEL.findall(word)
+        if len(parts) > 1:
+            found += [stem(part) for part in parts if len(part) > 1]
+    return found
+
+
+def content(text: str) -> list[str]:
+    """`terms` without function words."""
+    return [term for term in terms(text) if term not in FUNCTION_WORDS]

@@ -1,0 +1,1 @@
+"""Models that read language: sentence embeddings, and an LLM where one is configured."""
