@@ -1,0 +1,212 @@
+"""Storage formats: how a weight becomes integers and scales, and how it comes back.
+
+A weight is seen as a matrix of shape (rows, columns): one row per output channel, a
+convolution's (out, in, height, width) flattened behind `out`. A row is cut into groups that
+share one scale; a format without groups has one scale for the whole row.
+
+    weight = (code - zero) * scale
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_WEIGHTS = 1 << 18
+"""Weights whose scales are searched at once: small enough to stay in a CPU's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A quantized weight as it is stored.
+
+    codes: int8 (rows, columns), or two 4-bit codes to a byte, uint8 (rows, groups * group / 2)
+    scale: (rows, groups)
+    zero: 4-bit zero points, two to a byte, uint8 (rows, ceil(groups / 2)); None if symmetric
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to store a weight. Adding a format is adding one entry to FORMATS."""
+
+    name: str
+    bits: int
+    group: int | None
+    """Neighbouring weights of a row that share a scale; None: the whole row."""
+    symmetric: bool
+    scale_dtype: torch.dtype
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code. int8 leaves -128 out, so that -w is stored as exactly as w."""
+        if not self.symmetric:
+            return 0, 2**self.bits - 1
+        high = 2 ** (self.bits - 1) - 1
+        return (-high if self.bits == 8 else -high - 1), high
+
+    def groups(self, columns: int) -> int:
+        """Groups in a row; the last one is padded with zeros where the row does not fill it."""
+        return 1 if self.group is None else math.ceil(columns / self.group)
+
+    def size_bytes(self, rows: int, columns: int) -> int:
+        """Exact bytes of a packed (rows, columns) weight, its scales and zero points included."""
+        groups = self.groups(columns)
+        codes = columns if self.bits == 8 else groups * self._width(columns) // 2
+        zeros = 0 if self.symmetric else math.ceil(groups / 2)
+        return rows * (codes + groups * self.scale_dtype.itemsize + zeros)
+
+    def _width(self, columns: int) -> int:
+        return columns if self.group is None else self.group
+
+    def quantize(self, weight: Tensor, importance: Tensor | None = None) -> Packed:
+        """Pack a (rows, columns) weight.
+
+        `importance` (columns,) says how much an error in each column hurts: the mean square of
+        the inputs that meet it (the diagonal of GPTQ's Hessian). Without it all count the same.
+        """
+        rows, columns = weight.shape
+        width, groups = self._width(columns), self.groups(columns)
+        step = max(1, CHUNK_WEIGHTS // columns)
+        chunks = [
+            self._quantize_rows(weight[start : start + step].float(), importance, groups, width)
+            for start in range(0, rows, step)
+        ]
+        codes, scale, zero = (torch.cat(parts) for parts in zip(*chunks))
+        if self.bits == 8:
+            return Packed(codes.view(rows, columns).to(torch.int8), scale)
+        codes = codes if not self.symmetric else codes + 8
+        packed = pack_nibbles(codes.to(torch.uint8)).view(rows, -1)
+        if self.symmetric:
+            return Packed(packed, scale)
+        return Packed(packed, scale, _pack_zeros(zero.to(torch.uint8)))
+
+    def _quantize_rows(
+        self, weight: Tensor, importance: Tensor | None, groups: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (rows, groups, width), scale and zero (rows, groups) of the least squared error."""
+        columns = weight.shape[1]
+        weight = torch.nn.functional.pad(weight, (0, groups * width - columns))
+        weight = weight.view(-1, groups, width)
+        if importance is None:
+            importance = weight.new_ones(columns)
+        importance = torch.nn.functional.pad(importance.float(), (0, groups * width - columns))
+        importance = importance.view(groups, width)
+        best: tuple[Tensor, Tensor, Tensor] | None = None
+        best_error = weight.new_full(weight.shape[:2], torch.inf)
+        for scale, zero in self._candidates(weight):
+            scale = self._storable(scale)
+            codes = self._round(weight, scale, zero)
+            scale = self._storable(_fit_scale(weight, codes - zero[..., None], importance, scale))
+            codes = self._round(weight, scale, zero)
+            off = (codes - zero[..., None]).mul_(scale[..., None]).sub_(weight)
+            error = off.square_().mul_(importance).sum(-1)
+            if best is None:
+                best, best_error = (codes, scale, zero), error
+                continue
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best = (
+                torch.where(better[..., None], codes, best[0]),
+                torch.where(better, scale, best[1]),
+                torch.where(better, zero, best[2]),
+            )
+        assert best is not None
+        codes, scale, zero = best
+        return codes, scale.to(self.scale_dtype), zero
+
+    def _candidates(self, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Scales and zero points to try: the full range, then ranges that clip the rarest ends."""
+        low, high = self.code_range
+        clips = (1.0, 0.9) if self.bits == 8 else (1.0, 0.94, 0.88, 0.82, 0.75, 0.68)
+        zero = weight.new_zeros(weight.shape[:2])
+        if self.symmetric and self.bits == 8:
+            peak = weight.abs().amax(-1)
+            return [(peak * clip / high, zero) for clip in clips]
+        if self.symmetric:
+            # 4 bits have one more code below zero than above: a negative scale puts it at the
+            # side that needs it.
+            top, bottom = weight.amax(-1), weight.amin(-1)
+            peak = torch.where(top.abs() > bottom.abs(), top, bottom)
+            return [(peak * clip / low, zero) for clip in (*clips, 1.0 + 1.0 / high)]
+        top, bottom = weight.amax(-1).clamp_min(0), weight.amin(-1).clamp_max(0)
+        found = []
+        for clip in clips:
+            scale = (top - bottom) * clip / (high - low)
+            nearest = torch.round(-bottom * clip / scale.clamp_min(1e-12)).clamp_(low, high)
+            found.append((scale, nearest))
+        return found
+
+    def _storable(self, scale: Tensor) -> Tensor:
+        """The scale as it will be read back, never zero: a group of zeros gets any small one."""
+        scale = scale.to(self.scale_dtype).float()
+        smallest = torch.finfo(self.scale_dtype).tiny
+        return torch.where(scale == 0, smallest, scale)
+
+    def _round(self, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        low, high = self.code_range
+        return (weight / scale[..., None]).add_(zero[..., None]).round_().clamp_(low, high)
+
+    def codes(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """Zero-centred codes (rows, groups, width) in `dtype`; exact in any float type."""
+        if self.bits == 8:
+            return packed.codes.to(dtype).unsqueeze(1)
+        codes = unpack_nibbles(packed.codes, self._width(columns), dtype)
+        if packed.zero is None:
+            return codes.sub_(8)
+        groups = self.groups(columns)
+        zero = unpack_nibbles(packed.zero, packed.zero.shape[1] * 2, dtype)
+        return codes.sub_(zero.flatten(1)[:, :groups, None])
+
+    def dequantize(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """The (rows, columns) weight that `packed` stands for."""
+        weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
+        return weight.flatten(1)[:, :columns]
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("int8", 8, None, True, torch.float32),
+        Format("int4", 4, 64, True, torch.float16),
+        Format("int4_asym", 4, 64, False, torch.float16),
+    )
+}
+
+
+def pack_nibbles(codes: Tensor) -> Tensor:
+    """Two 4-bit codes to a byte: uint8 (..., width) of 0..15 -> uint8 (..., width / 2).
+
+    Byte i holds code i in its low half and code i + width / 2 in its high half, so that both
+    halves of a group unpack to neighbouring memory.
+    """
+    low, high = codes.chunk(2, dim=-1)
+    return low | (high << 4)
+
+
+def unpack_nibbles(packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Undo `pack_nibbles`: uint8 (rows, groups * width / 2) -> `dtype` (rows, groups, width)."""
+    packed = packed.view(packed.shape[0], -1, width // 2)
+    codes = torch.empty(*packed.shape[:2], width, dtype=dtype, device=packed.device)
+    codes[..., : width // 2] = packed & 15
+    codes[..., width // 2 :] = packed >> 4
+    return codes
+
+
+def _pack_zeros(zero: Tensor) -> Tensor:
+    return pack_nibbles(torch.nn.functional.pad(zero, (0, zero.shape[1] % 2)))
+
+
+def _fit_scale(weight: Tensor, codes: Tensor, importance: Tensor, fallback: Tensor) -> Tensor:
+    """The scale of least weighted squared error for given codes: sum(h w c) / sum(h c^2)."""
+    weighted = codes * importance
+    power = (weighted * codes).sum(-1)
+    fitted = (weighted * weight).sum(-1) / power
+    return torch.where(power > 0, fitted, fallback)

@@ -1,0 +1,176 @@
+"""Linear and Conv2d whose weight stays packed; the product unpacks it tile by tile."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .formats import Format, Packed
+from .lora import Branch
+
+TILE_WEIGHTS = 1 << 22
+"""Weights unpacked at once: 8 MiB in bfloat16, whatever the size of the layer."""
+
+
+class QuantizedLayer(nn.Module):
+    """A packed weight, its bias, and 16-bit branches added beside it.
+
+    `weight` holds the codes under the name the layer always had, so that LoRA keys still find it.
+    Codes, scales and zero points are part of the state dict: they move and are counted with it.
+    A branch is a change of the weight kept apart at 16 bit: nothing is ever rounded into the codes.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_zero: Tensor | None
+
+    def _store(self, layer: nn.Module, weight: Tensor, fmt: Format, importance: Tensor | None):
+        self.format = fmt
+        self.shape = tuple(weight.shape)
+        packed = fmt.quantize(weight.flatten(1), importance)
+        self.weight = nn.Parameter(packed.codes, requires_grad=False)
+        self.register_buffer("weight_scale", packed.scale)
+        self.register_buffer("weight_zero", packed.zero)
+        bias = layer.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
+        self.branches = nn.ModuleDict()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # ComfyUI takes a LoRA away by putting the old weight back: the LoRA's branch goes with it.
+        if name == "weight" and "branches" in self.__dict__.get("_modules", {}):
+            self.set_branch("lora", None)
+        super().__setattr__(name, value)
+
+    def dense(self, dtype: torch.dtype = torch.float32, weight: Tensor | None = None) -> Tensor:
+        """The whole weight in its own shape, branches left out; `weight`: other codes than ours."""
+        codes = self.weight if weight is None else weight
+        packed = self._packed(slice(None), codes, codes.device)
+        return self.format.dequantize(packed, math.prod(self.shape[1:]), dtype).view(self.shape)
+
+    def set_branch(self, name: str, change: Tensor | None) -> None:
+        """Add `change` (the weight's shape) beside the codes; None takes the branch away."""
+        if name in self.branches:
+            del self.branches[name]
+        if change is not None:
+            self.branches[name] = Branch(change)
+
+    def _packed(self, rows: slice, codes: Tensor, device: torch.device) -> Packed:
+        zero = self.weight_zero
+        return Packed(
+            codes[rows].to(device),
+            self.weight_scale[rows].to(device),
+            None if zero is None else zero[rows].to(device),
+        )
+
+    def _tiles(self) -> Iterator[slice]:
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        step = max(1, TILE_WEIGHTS // columns)
+        for start in range(0, rows, step):
+            yield slice(start, min(start + step, rows))
+
+    def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows of the weight ready for a product with `like`, and a factor for what comes out.
+
+        With one scale a row, the codes themselves are multiplied: they are exact in bfloat16,
+        where weight times scale would be rounded. Not so in float16: the sums could overflow.
+        """
+        columns = math.prod(self.shape[1:])
+        packed = self._packed(rows, self.weight, like.device)
+        if self.format.group is None and like.dtype != torch.float16:
+            codes = self.format.codes(packed, columns, like.dtype)
+            return codes.view(-1, *self.shape[1:]), packed.scale.flatten()
+        weight = self.format.dequantize(packed, columns, like.dtype)
+        return weight.reshape(-1, *self.shape[1:]), None
+
+    def _bias_for(self, like: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(like)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, {self.format.name}"
+
+
+class QuantizedLinear(QuantizedLayer):
+    """Stands in for nn.Linear: (..., in) -> (..., out)."""
+
+    def __init__(
+        self, layer: nn.Linear, weight: Tensor, fmt: Format, importance: Tensor | None = None
+    ):
+        super().__init__()
+        self.in_features, self.out_features = weight.shape[1], weight.shape[0]
+        self._store(layer, weight, fmt, importance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = x.to(product_dtype(x))
+        parts = []
+        for rows in self._tiles():
+            weight, scale = self._tile(rows, inputs)
+            part = F.linear(inputs, weight).to(x.dtype)
+            parts.append(part if scale is None else part * scale.to(x.dtype))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        for branch in self.branches.values():
+            out = out + branch.linear(inputs).to(x.dtype)
+        bias = self._bias_for(out)
+        return out if bias is None else out + bias
+
+
+class QuantizedConv2d(QuantizedLayer):
+    """Stands in for nn.Conv2d: (batch, in, height, width) -> (batch, out, height, width)."""
+
+    def __init__(
+        self, layer: nn.Conv2d, weight: Tensor, fmt: Format, importance: Tensor | None = None
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.padding, self.dilation, self.groups = layer.padding, layer.dilation, layer.groups
+        self._store(layer, weight, fmt, importance)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = x.to(product_dtype(x))
+        parts = []
+        for rows in self._tiles():
+            weight, scale = self._tile(rows, inputs)
+            part = self._convolve(inputs, weight).to(x.dtype)
+            parts.append(part if scale is None else part * scale.to(x.dtype)[:, None, None])
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        for branch in self.branches.values():
+            out = out + branch.convolve(inputs, self._convolve, self.shape).to(x.dtype)
+        bias = self._bias_for(out)
+        return out if bias is None else out + bias[:, None, None]
+
+    def _tiles(self) -> Iterator[slice]:
+        # A grouped convolution's output channels belong to input channels: no cutting.
+        return iter([slice(0, self.shape[0])]) if self.groups > 1 else super()._tiles()
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type to multiply in: the input's own, but bfloat16 on a CPU that is faster in it."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float16):
+        return cpu_product_dtype()
+    return x.dtype
+
+
+@functools.cache
+def cpu_product_dtype() -> torch.dtype:
+    """bfloat16 where this CPU multiplies it at least 1.5 times as fast as float32 (measured)."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(256, 1024, dtype=dtype)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            a @ a.T
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    faster = seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
+    return torch.bfloat16 if faster else torch.float32
