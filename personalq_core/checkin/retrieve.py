@@ -1,0 +1,208 @@
+"""Which cards may be meant: words (BM25), misspelled words (character trigrams) and meaning.
+
+The index is built once per library. A query touches the postings of its own words and makes one
+matrix product; nothing else grows with the library.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from ..library.card import ModelCard
+from ..models.embed import Embedder
+from .intent import Intent
+from .words import FUNCTION_WORDS, is_cjk, stem, terms
+
+_K1, _B = 1.2, 0.5
+_FIELD_WEIGHTS = {"title": 3.0, "triggers": 3.0, "tags": 1.5, "file": 1.0, "description": 1.0}
+_MAX_DESCRIPTION = 1000
+_MAX_TRIGGERS = 8
+_MIN_SIMILARITY = 0.55
+_FUZZY_WEIGHT = 0.85
+_SPARSE_SHARE = 0.55
+"""Of the convex sum of words and meaning."""
+
+# A spread of ordinary captions: how near meaning comes by chance, for any model and library size.
+_BACKGROUND = (
+    "A castle on a hill. castle, fantasy", "Portrait photo of a woman. portrait, photo",
+    "Watercolor style. style, painting", "A red sports car. car, vehicle",
+    "Anime girl with long hair. anime, character", "Wooden furniture. chair, product",
+    "Cyberpunk city at night. city, neon", "My cat. pet, photo", "Detail tweaker. tool, quality",
+    "A bowl of noodles. food", "Pixel art sprites. game, pixel", "Mountain landscape. nature",
+    "Superhero costume. clothing", "Oil painting of flowers. flowers, art", "Robot mecha. scifi",
+    "Handwritten font. text, typography", "Old house. building, interior", "Baby elephant. animal",
+    "Logo design. vector, logo", "Black and white film. photography, film",
+)  # fmt: skip
+
+
+def card_text(card: ModelCard) -> str:
+    """What a card says, for sentence embeddings."""
+    parts = (card.title, ", ".join(card.triggers[:3]), ", ".join(card.tags[:8]), card.description)
+    return ". ".join(part for part in parts if part)[:500]
+
+
+@lru_cache(maxsize=200_000)
+def _trigrams(word: str) -> frozenset[str]:
+    padded = f"#{word}#"
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2)) | {padded[:2], padded[-2:]}
+
+
+def similarity(one: str, other: str) -> float:
+    """Likeness of two spellings, 0 to 1: best of shared trigrams and edit distance.
+
+    The distance is Damerau's restricted one: a swap of neighbours counts as one edit.
+    """
+    longest = max(len(one), len(other))
+    if abs(len(one) - len(other)) > 2 or longest < 4:
+        return float(one == other)
+    return 1 - _distance(one, other) / longest
+
+
+def _distance(one: str, other: str) -> int:
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]
+
+
+@dataclass(slots=True)
+class Retrieved:
+    """Scores of all cards for one request; each array is (cards,)."""
+
+    sparse: np.ndarray
+    """Share of the request's (weighted) word mass that the card answers, about 0 to 1."""
+    bm25: np.ndarray
+    """The plain sum the share was made from."""
+    dense: np.ndarray | None
+    """Nearness of meaning: 0 is chance, 1 is as near as a text to itself, roughly."""
+    fused: np.ndarray
+    corrections: dict[str, str] = field(default_factory=dict)
+    """Misspelled stem -> the library's stem it was read as."""
+
+
+class Index:
+    """A library, ready to be asked."""
+
+    def __init__(
+        self, cards: Sequence[ModelCard], embedder: Embedder | None, vectors: np.ndarray | None
+    ) -> None:
+        self.cards = tuple(cards)
+        self.embedder = embedder
+        self.vectors = vectors
+        self.fields = [_fields(card) for card in self.cards]
+        self._build_postings()
+        self._grams: defaultdict[str, list[str]] = defaultdict(list)
+        for term in self._postings:
+            if not is_cjk(term):
+                for gram in _trigrams(term):
+                    self._grams[gram].append(term)
+        self._background = (
+            embedder.embed(_BACKGROUND) if embedder is not None and vectors is not None else None
+        )
+
+    def _build_postings(self) -> None:
+        postings: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        lengths = np.array([sum(map(len, field.values())) for field in self.fields] or [1], float)
+        mean = lengths.mean() or 1.0
+        for number, card_fields in enumerate(self.fields):
+            counts: Counter[str] = Counter()
+            for name, found in card_fields.items():
+                for term in found:
+                    counts[term] += _FIELD_WEIGHTS[name]
+            norm = _K1 * (1 - _B + _B * lengths[number] / mean)
+            for term, count in counts.items():
+                postings[term].append((number, count * (_K1 + 1) / (count + norm)))
+        self._postings = {
+            term: (np.array([n for n, _ in found]), np.array([s for _, s in found], np.float32))
+            for term, found in postings.items()
+        }
+
+    def idf(self, term: str) -> float:
+        """How telling a word is in this library; a word it does not hold is the most telling."""
+        count = len(self._postings[term][0]) if term in self._postings else 0
+        return math.log(1 + (len(self.cards) - count + 0.5) / (count + 0.5))
+
+    def readings(self, word: str) -> dict[str, float]:
+        """A request's word -> the library's terms it may stand for, with weights up to 1."""
+        if is_cjk(word):
+            pairs = [word[i : i + 2] for i in range(max(1, len(word) - 1))]
+            return {pair: 1.0 for pair in pairs if pair in self._postings}
+        term = stem(word)
+        if term in self._postings:
+            return {term: 1.0}
+        if len(term) < 4 or (self.embedder is not None and self.embedder.knows(word)):
+            return {}
+        shared: Counter[str] = Counter()
+        for gram in _trigrams(term):
+            shared.update(self._grams.get(gram, ()))
+        near = [
+            (similarity(term, other), other)
+            for other, count in shared.most_common(60)
+            if count >= 2
+        ]
+        best = max(near, default=(0.0, ""))
+        if best[0] < _MIN_SIMILARITY:
+            return {}
+        return {other: _FUZZY_WEIGHT * s for s, other in near if s >= best[0] - 1e-9}
+
+    def search(self, intent: Intent) -> Retrieved:
+        """Score every card."""
+        size = len(self.cards)
+        bm25 = np.zeros(size, np.float32)
+        mass = 0.0
+        corrections = {}
+        for word, weight in zip(intent.words, intent.weights, strict=True):
+            found = self.readings(word.text)
+            mass += weight * self.idf(next(iter(found), word.stem))
+            if found and word.stem not in found and not is_cjk(word.text):
+                corrections[word.stem] = next(iter(found))
+            hit = np.zeros(size, np.float32)
+            for term, strength in found.items():
+                numbers, scores = self._postings[term]
+                hit[numbers] = np.maximum(hit[numbers], scores * strength * self.idf(term))
+            bm25 += weight * hit
+        sparse = bm25 / (mass * (_K1 + 1)) if mass else bm25
+        dense = self._dense(intent, corrections)
+        fused = sparse if dense is None else _SPARSE_SHARE * sparse + (1 - _SPARSE_SHARE) * dense
+        return Retrieved(sparse, bm25, dense, fused, corrections)
+
+    def _dense(self, intent: Intent, corrections: dict[str, str]) -> np.ndarray | None:
+        if self._background is None or self.vectors is None or self.embedder is None:
+            return None
+        texts = [intent.concept or intent.request, intent.request]
+        for wrong, right in corrections.items():
+            texts = [re.sub(rf"\b{re.escape(wrong)}", right, text, flags=re.I) for text in texts]
+        queries = self.embedder.embed(texts)
+        chance = (queries @ self._background.T).mean(1, keepdims=True)
+        near = (queries @ self.vectors.T - chance) / (1 - chance)
+        return np.clip(0.65 * near[0] + 0.35 * near[1], 0, 1).astype(np.float32)
+
+
+def _fields(card: ModelCard) -> dict[str, list[str]]:
+    stem_of_file = card.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return {
+        "title": _distinct(card.title),
+        "triggers": _distinct(" ".join(card.triggers[:_MAX_TRIGGERS])),
+        "tags": _distinct(" ".join(card.tags)),
+        "file": _distinct(stem_of_file),
+        "description": _distinct(card.description[:_MAX_DESCRIPTION]),
+    }
+
+
+def _distinct(text: str) -> list[str]:
+    """Each term once: repeating a word must not make a card more relevant."""
+    return [term for term in dict.fromkeys(terms(text)) if term not in FUNCTION_WORDS]
