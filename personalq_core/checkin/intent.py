@@ -91,9 +91,7 @@ _AFTER = re.compile(
 _SOFT_OLD = re.compile(r"\b(?:old|viej[oa]|alte[nrsm]?|vieux|vieille)\b", re.I)
 _SOFT_NEW = re.compile(r"\b(?:new|nuev[oa]|neue[nrsm]?|nouvelle|nouveau)\b", re.I)
 
-_MONTHS = (
-    "january february march april may june july august september october november december"
-).split()
+_MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 _MONTH = "|".join(_MONTHS)
 _PERIOD = re.compile(
     rf"\b(?:from|in|of|made in)?\s*(?:(?P<rel>this|last)\s+)?(?P<month>{_MONTH})"
@@ -140,13 +138,13 @@ _SCENE = re.compile(
 )
 _STYLE = re.compile(r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon"
                     r"|panels|version|lora|model|merge)s?\b", re.I)  # fmt: skip
-_PROTECTED = re.compile(r"<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b|\bAND\b")
+PROTECTED = re.compile(r"<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b|\bAND\b")
 
 
 def understand(request: str, now: datetime) -> Intent:
     """Read a request; `now` settles words like "last spring"."""
     selecting: list[tuple[int, int]] = []
-    silent: list[tuple[int, int]] = [found.span() for found in _PROTECTED.finditer(request)]
+    silent: list[tuple[int, int]] = [found.span() for found in PROTECTED.finditer(request)]
 
     excluded, spans = _exclusions(request)
     selecting += spans

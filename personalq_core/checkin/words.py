@@ -26,7 +26,7 @@ FUNCTION_WORDS = frozenset(
     "o que es como der die das den dem des ein eine einen einem einer mein meine meinen meiner "
     "unser unsere unserer und oder mit von vom zu zum zur im am auf aus bei als ist es fur le les "
     "du un une mon ma mes notre nos et ou avec dans sur sous au aux par pour ce cette l "
-    "qu elle il nicht kein keine ohne sin pas sans".split()  # noqa: SIM905
+    "qu elle il nicht kein keine ohne sin pas sans".split()
 )
 
 

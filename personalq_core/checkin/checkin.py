@@ -1,0 +1,242 @@
+"""The whole path from a request to a decision, on one page."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+
+from ..library.card import ModelCard
+from ..models.embed import Embedder
+from .ask import MAX_OPTIONS, differences, question
+from .decision import Candidate, Decision
+from .intent import Intent, understand
+from .rerank import FEATURES, Scored, rerank
+from .retrieve import Index, Retrieved, card_text
+from .rewrite import rewrite
+from .words import stem
+
+TOP_K = 24
+ASK_BELOW = {"rarely": 0.4, "normally": 0.6, "often": 0.8}
+"""How sure the best candidate must be for the node not to ask."""
+_PLAUSIBLE = 0.25
+"""A candidate this likely, measured against the best, may be meant too."""
+_ABSTAIN_BELOW = 0.5
+_MAX_STYLES = 3
+KINDS = ("lora", "checkpoint")
+
+
+class VectorStore(Protocol):
+    """Where embeddings outlive the process, by model and hash of the text."""
+
+    def load_vectors(self, model_id: str, keys: Sequence[str]) -> dict[str, np.ndarray]: ...
+
+    def save_vectors(self, model_id: str, vectors: dict[str, np.ndarray]) -> None: ...
+
+
+class CheckIn:
+    """Chooses among a user's models. One object serves many requests."""
+
+    def __init__(self, embedder: Embedder | None = None, store: VectorStore | None = None) -> None:
+        self._embedder = embedder
+        self._store = store
+        self._index: Index | None = None
+        self._indexed: Sequence[ModelCard] | None = None
+
+    def decide(
+        self,
+        request: str,
+        cards: Sequence[ModelCard],
+        *,
+        now: datetime,
+        base_family: str | None = None,
+        kinds: Sequence[str] = KINDS,
+        ask: str = "normally",
+        answer: str | None = None,
+    ) -> Decision:
+        """Choose the model that a request means, ask, or say that none fits.
+
+        `base_family` is that of the connected model: other families are left out. `answer` is what
+        the user said to an earlier question. Raises ValueError for an empty request.
+        """
+        if not request.strip():
+            raise ValueError("The request is empty. Say what the picture shall show.")
+        intent = understand(request, now)
+        asked = _with_answer(intent, answer, now) if answer else intent
+        index = self.index(cards)
+        found = index.search(asked)
+        allowed = [
+            number
+            for number, card in enumerate(index.cards)
+            if card.kind in kinds and _fits(card, base_family) and _fits(card, asked.base)
+        ]
+        if not allowed:
+            return _nothing(intent, (), _why_empty(cards, base_family or asked.base))
+        scored = rerank(asked, index, found, _top(found, allowed))
+        candidates = _candidates(index, scored)
+        if fit(scored[0]) < _ABSTAIN_BELOW:
+            nearest = candidates[0].card.title
+            return _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
+        options = _plausible(candidates)
+        if answer is None and len(options) > 1 and candidates[0].score < ASK_BELOW[ask]:
+            return _question(intent, candidates, options)
+        styles = self._styles(asked, index, found, candidates[0], allowed)
+        return choose(intent, candidates[0], styles, candidates)
+
+    def index(self, cards: Sequence[ModelCard]) -> Index:
+        """The library made ready; kept until other cards are given."""
+        if self._index is None or (
+            self._indexed is not cards and self._index.cards != tuple(cards)
+        ):
+            self._index = Index(cards, self._embedder, self._vectors(cards))
+        self._indexed = cards
+        return self._index
+
+    def _vectors(self, cards: Sequence[ModelCard]) -> np.ndarray | None:
+        """(cards, dim), embedding only texts that were never embedded before."""
+        if self._embedder is None or not cards:
+            return None
+        texts = {_text_key(text): text for text in map(card_text, cards)}
+        model_id = self._embedder.model_id
+        known = self._store.load_vectors(model_id, list(texts)) if self._store else {}
+        missing = [key for key in texts if key not in known]
+        if missing:
+            made = self._embedder.embed([texts[key] for key in missing])
+            fresh = dict(zip(missing, made, strict=True))
+            if self._store:
+                self._store.save_vectors(model_id, fresh)
+            known = {**known, **fresh}
+        return np.stack([known[_text_key(card_text(card))] for card in cards])
+
+    def _styles(
+        self,
+        intent: Intent,
+        index: Index,
+        found: Retrieved,
+        choice: Candidate,
+        allowed: Sequence[int],
+    ) -> tuple[Candidate, ...]:
+        """Models named by words that the choice does not answer."""
+        own = set().union(*index.fields[index.cards.index(choice.card)].values())
+        left = [
+            found.corrections.get(word.stem, word.stem)
+            for word in intent.words
+            if found.corrections.get(word.stem, word.stem) not in own
+        ]
+        styles: list[Candidate] = []
+        for number in _top(found, allowed):
+            card = index.cards[number]
+            if (
+                card == choice.card
+                or card.kind != "lora"
+                or not _fits(card, choice.card.base_family)
+            ):
+                continue
+            title = [term for term in index.fields[number]["title"] if stem(term) != "style"]
+            named = [term for term in title if term in left]
+            if named and len(named) >= 0.6 * len(title) and "style" in _style_words(index, number):
+                styles.append(Candidate(card, 1.0, ("says " + ", ".join(named),)))
+                left = [term for term in left if term not in named]
+        return tuple(styles[:_MAX_STYLES])
+
+
+def choose(
+    intent: Intent,
+    choice: Candidate,
+    styles: Sequence[Candidate] = (),
+    candidates: Sequence[Candidate] = (),
+) -> Decision:
+    """The decision for a candidate, with its prompt."""
+    prompt, _ = rewrite(intent, [choice.card, *(style.card for style in styles)])
+    reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
+    return Decision(
+        "chosen", intent.request, prompt, reason, choice, tuple(styles), tuple(candidates)
+    )
+
+
+def fit(best: Scored) -> float:
+    """How well the best card answers what was asked at all, 0 to 1."""
+    value = dict(zip(FEATURES, best.features, strict=True))
+    strength = 7 * value["sparse"] + 6 * value["dense"] + 2 * value["title"] + 6 * value["trigger"]
+    return 1 / (1 + math.exp(-(strength - 3.2)))
+
+
+def _with_answer(intent: Intent, answer: str, now: datetime) -> Intent:
+    """The request, with the answer's words and wishes added."""
+    said = understand(answer, now)
+    return replace(
+        intent,
+        words=intent.words + said.words,
+        weights=intent.weights + tuple(2.0 for _ in said.words),
+        excluded=intent.excluded + said.excluded,
+        version=said.version or intent.version,
+        order=said.order or intent.order,
+        order_is_soft=said.order_is_soft if said.order else intent.order_is_soft,
+        period=said.period or intent.period,
+        base=said.base or intent.base,
+        base_name=said.base_name or intent.base_name,
+    )
+
+
+def _fits(card: ModelCard, base_family: str | None) -> bool:
+    return base_family is None or card.base_family in (None, base_family)
+
+
+def _top(found: Retrieved, allowed: Sequence[int]) -> list[int]:
+    numbers = np.asarray(allowed)
+    scores = found.fused[numbers]
+    best = (
+        np.argpartition(-scores, TOP_K)[:TOP_K] if len(numbers) > TOP_K else np.arange(len(numbers))
+    )
+    return [int(n) for n in numbers[best[np.argsort(-scores[best], kind="stable")]]]
+
+
+def _candidates(index: Index, scored: Sequence[Scored]) -> tuple[Candidate, ...]:
+    raw = np.array([entry.score for entry in scored])
+    chances = np.exp(raw - raw.max())
+    chances /= chances.sum()
+    return tuple(
+        Candidate(index.cards[entry.number], float(chance), entry.evidence)
+        for entry, chance in zip(scored, chances, strict=True)
+    )
+
+
+def _plausible(candidates: Sequence[Candidate]) -> list[Candidate]:
+    likely = [c for c in candidates if c.score >= _PLAUSIBLE * candidates[0].score]
+    return likely[:MAX_OPTIONS]
+
+
+def _question(
+    intent: Intent, candidates: tuple[Candidate, ...], options: Sequence[Candidate]
+) -> Decision:
+    cards = [option.card for option in options]
+    told = differences(cards)
+    shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
+    return Decision(
+        "ask", intent.request, intent.request, "Several models fit the request equally well.",
+        candidates=shown + candidates[len(shown) :], question=question(cards, told),
+    )  # fmt: skip
+
+
+def _nothing(intent: Intent, candidates: tuple[Candidate, ...], reason: str) -> Decision:
+    return Decision("none", intent.request, intent.request, reason, candidates=candidates)
+
+
+def _why_empty(cards: Sequence[ModelCard], base_family: str | None) -> str:
+    if not cards:
+        return "There is no LoRA or checkpoint in the model folders yet."
+    return f"None of the {len(cards)} models is for {base_family}."
+
+
+def _style_words(index: Index, number: int) -> set[str]:
+    fields = index.fields[number]
+    return {*fields["title"], *fields["tags"], *fields["triggers"]}
+
+
+def _text_key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

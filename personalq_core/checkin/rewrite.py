@@ -1,0 +1,167 @@
+"""The prompt with the canonical trigger in the place of the words that named the concept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..library.card import ModelCard
+from .intent import PROTECTED, Intent
+from .words import FUNCTION_WORDS, Word, fold, stem, terms, words
+
+_DETERMINERS = frozenset(
+    ["a", "an", "the", "my", "our", "your", "his", "her", "its", "their", "this", "that", "mi", "mis", "nuestro", "nuestra", "el", "la", "los", "las", "un", "una", "mein", "meine", "meinen", "meiner", "unser", "unsere", "unserer", "der", "die", "das", "den", "dem", "ein", "eine", "einen", "le", "les", "l", "mon", "ma", "mes", "notre", "nos", "une", "old", "new", "of"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`text` takes the place of `old`, which stood at `start` of the prompt before this edit."""
+
+    start: int
+    old: str
+    text: str
+
+
+def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit, ...]]:
+    """The prompt for the chosen cards (subject first), and the edits that `undo` takes back.
+
+    Selection words leave; for each card with a trigger, the words that named it become the
+    trigger; a trigger that is there already is left alone. All other bytes stay.
+    """
+    request = intent.request
+    replaced: dict[tuple[int, int], str] = {}
+    leaving = _droppable(intent)
+    for card in cards:
+        if not card.triggers or _holds(request, card.triggers[0]):
+            continue
+        span = _named_span(intent, card, [*replaced])
+        trigger = card.triggers[0]
+        if span is None:
+            replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
+        else:
+            noun = _kept_noun(request, span, card)
+            replaced[span] = f"{trigger} {noun}" if noun else trigger
+    return _apply(request, replaced, leaving)
+
+
+def undo(prompt: str, edits: Sequence[Edit]) -> str:
+    """The request that `rewrite` was given."""
+    for edit in reversed(edits):
+        end = edit.start + len(edit.text)
+        prompt = prompt[: edit.start] + edit.old + prompt[end:]
+    return prompt
+
+
+def _apply(
+    request: str, replaced: dict[tuple[int, int], str], leaving: list[tuple[int, int]]
+) -> tuple[str, tuple[Edit, ...]]:
+    taken = list(replaced)
+    spans = dict(replaced)
+    for start, end in leaving:
+        if not any(start < b and a < end for a, b in taken):
+            spans[(start, end)] = ""
+            taken.append((start, end))
+    edits, prompt, shift = [], request, 0
+    for (start, end), text in sorted(spans.items()):
+        place = start + shift
+        edits.append(Edit(place, request[start:end], text))
+        prompt = prompt[:place] + text + prompt[place + end - start :]
+        shift += len(text) - (end - start)
+    return prompt, tuple(edits)
+
+
+def _droppable(intent: Intent) -> list[tuple[int, int]]:
+    """Selection words with one neighbouring space, so that none is left double."""
+    spans = []
+    for start, end in intent.selecting:
+        text = intent.request
+        if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
+            end += 1
+        elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
+            start -= 1
+        if spans and start < spans[-1][1]:
+            start = spans[-1][1]
+        if start < end:
+            spans.append((start, end))
+    return spans
+
+
+def _holds(text: str, trigger: str) -> bool:
+    return bool(re.search(rf"(?<!\w){re.escape(fold(trigger))}(?!\w)", fold(text)))
+
+
+def _named_span(
+    intent: Intent, card: ModelCard, taken: list[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """The run of words that named the concept: its matched words and what is between them."""
+    own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
+    title = set(terms(" ".join((card.title, *card.triggers, *card.tags))))
+    free = [
+        (word, weight)
+        for word, weight in zip(intent.words, intent.weights, strict=True)
+        if not any(a <= word.start < b for a, b in taken)
+    ]
+    runs = _runs(intent, [word for word, weight in free if weight == 1])
+    if not runs:
+        return None
+
+    def strength(run: list[Word]) -> tuple[int, int, int]:
+        return (sum(w.stem in title for w in run), sum(w.stem in own for w in run), -run[0].start)
+
+    best = max(runs, key=strength)
+    if not any(word.stem in own for word in best) and best is not runs[0]:
+        return None
+    matched = [word for word in best if word.stem in own] or best
+    start, end = matched[0].start, best[-1].end if matched[-1] is best[-1] else matched[-1].end
+    return _with_determiner(intent, start), end
+
+
+def _runs(intent: Intent, kept: list[Word]) -> list[list[Word]]:
+    """Words with nothing between them but spaces, function words and selection words."""
+    runs: list[list[Word]] = []
+    for word in kept:
+        if runs and _joined(intent, runs[-1][-1].end, word.start):
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+    return runs
+
+
+def _joined(intent: Intent, start: int, end: int) -> bool:
+    if any(a < end and start < b for a, b in intent.selecting):
+        return not re.search(r"[,.;:()\[\]{}<>|]", intent.request[start:end])
+    between = intent.request[start:end]
+    if re.fullmatch(r"\s*", between):
+        return True
+    return bool(re.fullmatch(r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+", between))
+
+
+def _with_determiner(intent: Intent, start: int) -> int:
+    """Take "my newest" before the noun along."""
+    before = [word for word in words(intent.request) if word.end <= start]
+    for word in reversed(before):
+        gap = intent.request[word.end : start]
+        selecting = any(a <= word.start < b for a, b in intent.selecting)
+        if gap.strip(" '\u2019") or not (word.stem in _DETERMINERS or selecting):
+            break
+        if PROTECTED.search(intent.request[word.start : start]):
+            break
+        start = word.start
+    return start
+
+
+def _kept_noun(request: str, span: tuple[int, int], card: ModelCard) -> str:
+    """The class noun, where the trigger does not hold one: "tdybr4" -> "tdybr4 bear"."""
+    trigger_words = words(card.triggers[0])
+    if len(trigger_words) > 1:
+        return ""
+    last = [word for word in words(request[span[0] : span[1]]) if word.stem not in FUNCTION_WORDS]
+    if not last:
+        return ""
+    noun = last[-1]
+    names = {stem(word.text) for word in words(card.title)[:1]}
+    described = set(terms(card.description)) | set(terms(" ".join(card.tags)))
+    is_class = noun.stem in described and noun.stem not in names and noun.text.islower()
+    return noun.text if is_class and noun.stem not in terms(card.triggers[0]) else ""
