@@ -1,3 +1,245 @@
-"""Nodes of the check_in family."""
+"""Check-in in the graph: choose the model a request means, and load it.
 
-NODES = []
+Nothing here waits for a person: an open question blocks the outputs and travels as a ui event; the
+answer comes back as the `selection` widget of the next run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from comfy_api.latest import io
+
+from ..personalq_core.checkin.checkin import CheckIn
+from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
+from ..personalq_core.library.card import ModelCard
+from ..personalq_core.library.scan import Root, scan
+from ..personalq_core.library.store import Store
+from ..personalq_core.models.embed import load_embedder
+from .host import folders
+
+CATEGORY = "PersonalQ"
+DECISION = io.Custom("PERSONALQ_DECISION")
+WHEN_UNSURE = ["ask", "best match", "error"]
+
+
+class _AnyComboType(str):
+    """A type that also plugs into the file-name lists of stock loaders, whose type is their list."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
+
+
+MODEL_NAME = io.Custom(_AnyComboType("COMBO"))
+
+
+class Library:
+    """The user's models and the engine that chooses among them; one for the whole server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: str | None = None
+        self._cards: tuple[ModelCard, ...] = ()
+        self._notices: tuple[str, ...] = ()
+        self._store: Store | None = None
+        self._engine: CheckIn | None = None
+
+    def read(self) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]:
+        """Engine, cards and notices; only what changed on disk is read again."""
+        with self._lock:
+            if self._engine is None or self._store is None:
+                embedder, notice = load_embedder()
+                self._store = Store(folders.private_folder() / "library.sqlite")
+                self._engine = CheckIn(embedder, self._store)
+                self._engine_notices = (notice,) if notice else ()
+            state = folders.library_state()
+            if state != self._state:
+                roots = [Root(kind, path) for kind, path in folders.model_folders()]
+                report = scan(roots, self._store, folders.progress())
+                self._cards = tuple(report.cards)
+                self._notices = self._engine_notices + tuple(
+                    f"{refused.name}: {refused.reason}" for refused in report.refused
+                )
+                self._state = state
+            return self._engine, self._cards, self._notices
+
+
+LIBRARY = Library()
+
+
+class CheckInSelector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQCheckInSelector",
+            display_name="Check-in Selector",
+            category=CATEGORY,
+            description="Chooses the LoRA or checkpoint that a plain request means, and puts its "
+            "trigger into the prompt. Asks where several fit.",
+            inputs=[
+                io.String.Input(
+                    "request",
+                    multiline=True,
+                    tooltip='What to draw, in your words: "my newest bear on the beach".',
+                ),
+                io.String.Input(
+                    "selection",
+                    default="",
+                    tooltip="Empty: decide by the request. A click on an answer fills it; "
+                    '"none" keeps the plain prompt.',
+                ),
+                io.Combo.Input(
+                    "when_unsure",
+                    options=WHEN_UNSURE,
+                    default="ask",
+                    tooltip="Where several models fit: stop and ask, take the best, or fail.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only models for the base of this one are chosen.",
+                ),
+            ],
+            outputs=[
+                DECISION.Output("decision", tooltip="For Load Selected."),
+                io.String.Output("prompt", tooltip="The request with the trigger in place."),
+                io.String.Output("trigger"),
+                MODEL_NAME.Output("lora_name", tooltip="For a stock LoRA loader."),
+                MODEL_NAME.Output("checkpoint_name", tooltip="For a stock checkpoint loader."),
+                io.Float.Output("strength"),
+                io.String.Output("text", tooltip="The decision in words."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, request: str | None = None) -> bool | str:
+        if request is not None and not request.strip():
+            return "The request is empty. Say what the picture shall show."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> str:
+        return folders.library_state()
+
+    @classmethod
+    def execute(
+        cls, request: str, selection: str, when_unsure: str, model: object | None = None
+    ) -> io.NodeOutput:
+        engine, cards, notices = LIBRARY.read()
+        family = folders.base_family(model) if model is not None else None
+        now = datetime.now(UTC)
+        if selection.strip():
+            decision = decide_as_told(engine, request, selection.strip(), cards, now)
+        else:
+            decision = engine.decide(request, cards, now=now, base_family=family)
+        if decision.status == "ask" and when_unsure == "best match":
+            best = decision.candidates[0].card
+            decision = engine.confirm(request, cards, best, now=now).with_notice(
+                "Several models fit; this is the best match."
+            )
+        if decision.status != "chosen" and when_unsure == "error" and selection != NONE:
+            raise ValueError(decision.question or decision.reason)
+        return _output(decision.with_notice(*notices))
+
+
+def decide_as_told(
+    engine: CheckIn, request: str, selection: str, cards: Sequence[ModelCard], now: datetime
+) -> Decision:
+    """The decision that a saved selection stands for.
+
+    Raises ValueError where its file is neither under its name nor anywhere else.
+    """
+    if selection == NONE:
+        return Decision("none", request, request, "You chose none of the models.")
+    kind, name, fingerprint = parse_selection(selection)
+    same_content = [c for c in cards if c.kind == kind and c.fingerprint == fingerprint]
+    by_name = [card for card in same_content if card.name == name]
+    card = next(iter(by_name or same_content), None)
+    if card is None:
+        folder = folders.FOLDERS.get(kind, kind)
+        changed = any(c.kind == kind and c.name == name for c in cards)
+        problem = "is another file than the one selected" if changed else "is not there"
+        raise ValueError(
+            f"The selected {kind} {name} {problem} (folder {folder}). "
+            "Put the file back, or clear the selection and choose again."
+        )
+    return engine.confirm(request, cards, card, now=now)
+
+
+def _output(decision: Decision) -> io.NodeOutput:
+    ui = {"personalq": [decision.to_json()]}
+    if decision.status == "ask":
+        return io.NodeOutput(*[folders.blocked()] * 7, ui=ui)
+    return io.NodeOutput(
+        decision,
+        decision.prompt,
+        decision.trigger,
+        _name_output(decision.choice, "lora"),
+        _name_output(decision.choice, "checkpoint"),
+        decision.strength,
+        decision.reason,
+        ui=ui,
+    )
+
+
+def _name_output(choice: Candidate | None, kind: str) -> object:
+    if choice is not None and choice.card.kind == kind:
+        return folders.host_name(choice.card.name)
+    return folders.blocked(f"Check-in chose no {kind} for this request.")
+
+
+class LoadSelected(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQLoadSelected",
+            display_name="Load Selected",
+            category=CATEGORY,
+            description="Applies the LoRAs that Check-in chose. Without a choice the inputs pass.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                DECISION.Input("decision"),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Multiplies the strength that each LoRA's author prefers.",
+                ),
+            ],
+            outputs=[io.Model.Output("MODEL"), io.Clip.Output("CLIP")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: object, clip: object, decision: Decision, strength: float
+    ) -> io.NodeOutput:
+        family = folders.base_family(model)
+        for candidate in decision.chosen:
+            card = candidate.card
+            if card.kind != "lora":
+                continue
+            if family and card.base_family and card.base_family != family:
+                raise ValueError(
+                    f"{card.name} is a LoRA for {card.base_family}, but the connected model is "
+                    f"{family}. Connect the model to Check-in, or load a {card.base_family} model."
+                )
+            path = folders.full_path(card.kind, card.name)
+            if path is None:
+                raise ValueError(
+                    f"{card.name} is no longer in the loras folder. Put it back or choose again."
+                )
+            weight = strength * (1.0 if card.strength is None else card.strength)
+            if weight:
+                model, clip = folders.apply_lora(model, clip, path, weight)
+        return io.NodeOutput(model, clip)
+
+
+NODES = [CheckInSelector, LoadSelected]

@@ -88,6 +88,16 @@ class CheckIn:
         styles = self._styles(asked, index, found, candidates[0], allowed)
         return choose(intent, candidates[0], styles, candidates)
 
+    def confirm(
+        self, request: str, cards: Sequence[ModelCard], card: ModelCard, *, now: datetime
+    ) -> Decision:
+        """The decision for the card that the user picked, with the styles the request names."""
+        intent = understand(request, now)
+        index = self.index(cards)
+        choice = Candidate(card, 1.0, ("you selected it",))
+        styles = self._styles(intent, index, index.search(intent), choice, range(len(cards)))
+        return choose(intent, choice, styles, (choice,))
+
     def index(self, cards: Sequence[ModelCard]) -> Index:
         """The library made ready; kept until other cards are given."""
         if self._index is None or (

@@ -1,0 +1,100 @@
+"""ComfyUI's folders, its user directory, its progress bar and its LoRA code.
+
+Together with model.py the only place of the pack that imports ComfyUI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+from comfy_execution.graph import ExecutionBlocker
+
+from ...personalq_core.library.family import normalise_family
+
+FOLDERS = {"lora": "loras", "checkpoint": "checkpoints"}
+"""Kind of a model -> what ComfyUI calls its folders."""
+
+
+def model_folders() -> list[tuple[str, str]]:
+    """(kind, path) of every folder in which ComfyUI looks for models."""
+    return [
+        (kind, path)
+        for kind, name in FOLDERS.items()
+        for path in folder_paths.get_folder_paths(name)
+        if os.path.isdir(path)
+    ]
+
+
+def library_state() -> str:
+    """Changes whenever a file in the model folders, sidecars included, does."""
+    state = hashlib.sha256()
+    for _, root in model_folders():
+        for path, entry in sorted(_files(root)):
+            stat = entry.stat()
+            state.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace"))
+    return state.hexdigest()
+
+
+def _files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    for entry in os.scandir(root):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path)
+        elif entry.is_file():
+            yield entry.path, entry
+
+
+def private_folder() -> Path:
+    """Where our index lives: not readable over HTTP where this ComfyUI has such a place."""
+    if hasattr(folder_paths, "get_system_user_directory"):
+        folder = Path(folder_paths.get_system_user_directory("personalq"))
+    else:
+        folder = Path(folder_paths.get_user_directory()) / "__personalq"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def host_name(name: str) -> str:
+    """A card's name as ComfyUI lists it on this system."""
+    return name.replace("/", os.sep)
+
+
+def full_path(kind: str, name: str) -> str | None:
+    """Path of a model by its name; None where there is no such file in the model folders."""
+    return folder_paths.get_full_path(FOLDERS[kind], host_name(name))
+
+
+def base_family(model: Any) -> str | None:
+    """Base family of a MODEL, None where ComfyUI's class for it is not known to us."""
+    config = getattr(getattr(model, "model", None), "model_config", None)
+    return normalise_family(type(config).__name__) if config is not None else None
+
+
+def apply_lora(model: Any, clip: Any, path: str, strength: float) -> tuple[Any, Any]:
+    """MODEL and CLIP with the LoRA as pending patches: nothing is merged, the inputs stay."""
+    tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    return comfy.sd.load_lora_for_models(model, clip, tensors, strength, strength)
+
+
+def progress() -> Callable[[int, int], None]:
+    """`report(done, total)` moves the running node's progress bar."""
+    bars: dict[int, Any] = {}
+
+    def report(done: int, total: int) -> None:
+        if total:
+            bar = bars.setdefault(total, None) or comfy.utils.ProgressBar(total)
+            bars[total] = bar
+            bar.update_absolute(done, total)
+
+    return report
+
+
+def blocked(message: str | None = None) -> ExecutionBlocker:
+    """A value that stops whatever is connected to it; with a message, as an error."""
+    return ExecutionBlocker(message)
