@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..personalq_core.checkin.checkin import CheckIn
 from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
 from ..personalq_core.library.card import ModelCard
-from ..personalq_core.library.scan import Root, scan
-from ..personalq_core.library.store import Store
 from ..personalq_core.models.embed import load_embedder
 from .host import folders
 
@@ -26,7 +25,7 @@ WHEN_UNSURE = ["ask", "best match", "error"]
 
 
 class _AnyComboType(str):
-    """A type that also plugs into the file-name lists of stock loaders, whose type is their list."""
+    """A type that also plugs into stock loaders' lists of file names, whose type is the list."""
 
     def __ne__(self, other: object) -> bool:
         return False
@@ -45,13 +44,18 @@ class Library:
         self._state: str | None = None
         self._cards: tuple[ModelCard, ...] = ()
         self._notices: tuple[str, ...] = ()
-        self._store: Store | None = None
+        self._store: Any = None
         self._engine: CheckIn | None = None
+        self._engine_notices: tuple[str, ...] = ()
 
     def read(self) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]:
         """Engine, cards and notices; only what changed on disk is read again."""
+        # Imported at the first use: a broken index must not take the other nodes down with it.
+        from ..personalq_core.library.scan import Root, scan
+        from ..personalq_core.library.store import Store
+
         with self._lock:
-            if self._engine is None or self._store is None:
+            if self._engine is None:
                 embedder, notice = load_embedder()
                 self._store = Store(folders.private_folder() / "library.sqlite")
                 self._engine = CheckIn(embedder, self._store)
