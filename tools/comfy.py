@@ -20,7 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,8 +222,10 @@ class Server:
         except urllib.error.HTTPError as error:
             raise Rejected(json.load(error)) from None
 
-    def wait(self, prompt_id: str, timeout_s: float = 300) -> Run:
-        """Wait for a queued graph to end; raises ServerError where the server does not."""
+    def wait(
+        self, prompt_id: str, timeout_s: float = 300, on_wait: Callable[[], None] = lambda: None
+    ) -> Run:
+        """Wait for a queued graph to end, calling `on_wait` often; raises ServerError."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
@@ -231,6 +233,7 @@ class Server:
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
                 return Run(prompt_id, history[prompt_id])
+            on_wait()
             time.sleep(0.05)
         raise ServerError(f"no result after {timeout_s} s:\n{self.log()[-3000:]}")
 

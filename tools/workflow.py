@@ -1,0 +1,59 @@
+"""A saved workflow (the page's UI format) as the graph that ComfyUI's `/prompt` takes.
+
+The page does this itself when a person presses Queue; here it is done without a browser. Covered
+is what the workflows of this repository use: no muted or by-passed nodes, no subgraphs.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tools.comfy import ROOT, Graph
+
+PERSONAL_CONCEPT = ROOT / "workflows" / "personal_concept.json"
+WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
+
+
+def load_graph(path: Path, object_info: dict[str, Any]) -> Graph:
+    """The API graph of a saved workflow.
+
+    Args:
+        path: a workflow in UI format.
+        object_info: the answer of `/object_info`: every node's inputs, in order.
+
+    Raises:
+        ValueError: a node is not known to the server, or its saved values do not fit its inputs.
+    """
+    workflow = json.loads(path.read_text())
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    return {
+        str(node["id"]): {
+            "class_type": node["type"],
+            "inputs": _inputs(node, sources, object_info),
+        }
+        for node in workflow["nodes"]
+    }
+
+
+def _inputs(node: dict, sources: dict[int, list], object_info: dict[str, Any]) -> dict[str, Any]:
+    if node["type"] not in object_info:
+        raise ValueError(f"the server has no node {node['type']}")
+    names = list(_widget_names(object_info[node["type"]]["input"]))
+    values = node.get("widgets_values", [])
+    if len(names) != len(values):
+        raise ValueError(f"{node['type']} has the values {names}, the workflow saved {values}")
+    inputs = {name: value for name, value in zip(names, values) if name}
+    linked = {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot.get("link")}
+    return {**inputs, **linked}
+
+
+def _widget_names(inputs: dict[str, dict[str, list]]) -> Iterator[str]:
+    """Names in the order of `widgets_values`; "" for a value that never leaves the page."""
+    for name, (kind, *rest) in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
+        options = rest[0] if rest else {}
+        if (isinstance(kind, str) and kind not in WIDGET_TYPES) or options.get("forceInput"):
+            continue
+        yield name
+        if options.get("control_after_generate"):
+            yield ""  # fixed | increment | randomize
