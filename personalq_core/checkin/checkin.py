@@ -16,7 +16,7 @@ from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
 from .decision import Candidate, Decision
 from .intent import Intent, understand
-from .rerank import FEATURES, Scored, rerank
+from .rerank import Scored, Weights, fit_features, learned_weights, rerank
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .words import stem
@@ -42,8 +42,14 @@ class VectorStore(Protocol):
 class CheckIn:
     """Chooses among a user's models. One object serves many requests."""
 
-    def __init__(self, embedder: Embedder | None = None, store: VectorStore | None = None) -> None:
+    def __init__(
+        self,
+        embedder: Embedder | None = None,
+        store: VectorStore | None = None,
+        weights: Weights | None = None,
+    ) -> None:
         self._embedder = embedder
+        self._weights = weights or learned_weights()
         self._store = store
         self._index: Index | None = None
         self._indexed: Sequence[ModelCard] | None = None
@@ -77,16 +83,18 @@ class CheckIn:
         ]
         if not allowed:
             return _nothing(intent, (), _why_empty(cards, base_family or asked.base))
-        scored = rerank(asked, index, found, _top(found, allowed))
+        scored = rerank(asked, index, found, top_numbers(found, allowed), self._weights)
         candidates = _candidates(index, scored)
-        if fit(scored[0]) < _ABSTAIN_BELOW:
+        sure = fit(asked, index, scored[0], self._weights)
+        if answer is None and sure < _ABSTAIN_BELOW:
             nearest = candidates[0].card.title
-            return _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
+            nothing = _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
+            return replace(nothing, fit=sure)
         options = _plausible(candidates)
         if answer is None and len(options) > 1 and candidates[0].score < ASK_BELOW[ask]:
-            return _question(intent, candidates, options)
+            return replace(_question(intent, candidates, options), fit=sure)
         styles = self._styles(asked, index, found, candidates[0], allowed)
-        return choose(intent, candidates[0], styles, candidates)
+        return replace(choose(intent, candidates[0], styles, candidates), fit=sure)
 
     def confirm(
         self, request: str, cards: Sequence[ModelCard], card: ModelCard, *, now: datetime
@@ -139,7 +147,7 @@ class CheckIn:
             if found.corrections.get(word.stem, word.stem) not in own
         ]
         styles: list[Candidate] = []
-        for number in _top(found, allowed):
+        for number in top_numbers(found, allowed):
             card = index.cards[number]
             if (
                 card == choice.card
@@ -169,11 +177,10 @@ def choose(
     )
 
 
-def fit(best: Scored) -> float:
-    """How well the best card answers what was asked at all, 0 to 1."""
-    value = dict(zip(FEATURES, best.features, strict=True))
-    strength = 7 * value["sparse"] + 6 * value["dense"] + 2 * value["title"] + 6 * value["trigger"]
-    return 1 / (1 + math.exp(-(strength - 3.2)))
+def fit(intent: Intent, index: Index, best: Scored, weights: Weights) -> float:
+    """Probability that the best card is what was asked for at all, 0 to 1."""
+    logit = float(fit_features(intent, index, best) @ weights.fit)
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
 
 def _with_answer(intent: Intent, answer: str, now: datetime) -> Intent:
@@ -197,7 +204,8 @@ def _fits(card: ModelCard, base_family: str | None) -> bool:
     return base_family is None or card.base_family in (None, base_family)
 
 
-def _top(found: Retrieved, allowed: Sequence[int]) -> list[int]:
+def top_numbers(found: Retrieved, allowed: Sequence[int]) -> list[int]:
+    """The cards that retrieval ranks first among the allowed ones, best first."""
     numbers = np.asarray(allowed)
     scores = found.fused[numbers]
     best = (

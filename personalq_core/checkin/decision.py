@@ -62,6 +62,8 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     question: str | None = None
     notices: tuple[str, ...] = ()
+    fit: float = 1.0
+    """How sure it is that the best candidate is meant at all, 0 to 1."""
 
     @property
     def trigger(self) -> str:

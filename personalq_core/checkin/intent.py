@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ..library.family import normalise_family
-from .words import FUNCTION_WORDS, Word, words
+from .translate import language, translate
+from .words import FUNCTION_WORDS, Word, fold, words
 
 SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
+STYLE_WEIGHT = 0.5
+"""How much a word of the manner ("as a pencil sketch") counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Intent:
     words: tuple[Word, ...]
     """Words that may describe the concept or its surroundings: no function or selection words."""
     weights: tuple[float, ...]
-    """One a word: 1 for the concept, SCENE_WEIGHT for its surroundings."""
+    """One a word: 1 for the concept, STYLE_WEIGHT for its manner, SCENE_WEIGHT for the rest."""
     selecting: tuple[tuple[int, int], ...]
     """Where words stand that only serve the selection: they leave the prompt."""
     excluded: tuple[str, ...] = ()
@@ -39,6 +42,8 @@ class Intent:
     base: str | None = None
     base_name: str | None = None
     kind: str | None = None
+    foreign: bool = False
+    """Whether the words were translated."""
 
     @property
     def concept(self) -> str:
@@ -138,7 +143,12 @@ _SCENE = re.compile(
 )
 _STYLE = re.compile(r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon"
                     r"|panels|version|lora|model|merge)s?\b", re.I)  # fmt: skip
-PROTECTED = re.compile(r"<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b|\bAND\b")
+_MANNER = re.compile(
+    r"\bas an?\b[^,.;]*|\b(?:in|on|with) (?:my|the|an?|one of my)\b[^,.;]*\b(?:style|look|posters?|"
+    r"merge|panels|cartoon)\b|,[^,.;]*\b(?:style|look)\b[^,.;]*",
+    re.I,
+)
+PROTECTED = re.compile(r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b|\bAND\b")
 
 
 def understand(request: str, now: datetime) -> Intent:
@@ -157,7 +167,7 @@ def understand(request: str, now: datetime) -> Intent:
         selecting.append(found.span())
     version, spans = _version(free)
     selecting += spans
-    kind = _KIND.search(free)
+    kind = _KIND.search(_MANNER.sub("", free))
     order, soft, spans = _order(free)
     selecting += spans
     period, spans = _period(free, now)
@@ -168,6 +178,7 @@ def understand(request: str, now: datetime) -> Intent:
         request=request, words=kept, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, version=version, order=order, order_is_soft=soft, period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
+        foreign=language(request) != "en",
     )  # fmt: skip
 
 
@@ -183,7 +194,9 @@ def _exclusions(request: str) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
     spans: list[tuple[int, int]] = []
     for found in _EXCLUDE.finditer(request):
         what = found["what"] or found["zh"] or found["ja"] or ""
-        named = [word.stem for word in words(what) if word.stem not in _FILLER]
+        code = language(request)
+        said = words(what) if code == "en" else translate(what, code)
+        named = [word.stem for word in said if word.stem not in _FILLER]
         if named:
             stems += named
             end = found.end() - (len(found.group()) - len(found.group().rstrip()))
@@ -274,13 +287,21 @@ def _weigh(
     """Words that describe, each with its weight: the surroundings start at a word of place."""
     kept: list[Word] = []
     weights: list[float] = []
-    scene_spans = list(_scene_spans(_blank(request, hidden)))
-    for word in words(request):
-        if word.stem in FUNCTION_WORDS or any(a <= word.start < b for a, b in hidden):
+    free = _blank(request, hidden)
+    scene_spans = _scene_spans(free)
+    manner_spans = [m.span() for m in _MANNER.finditer(free) if _names_before(free, m.start())]
+    code = language(request)
+    for word in words(request) if code == "en" else translate(request, code):
+        if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
+            continue
+        if any(a <= word.start < b for a, b in hidden):
             continue
         kept.append(word)
-        in_scene = any(a <= word.start < b for a, b in scene_spans)
-        weights.append(SCENE_WEIGHT if in_scene else 1.0)
+        if any(a <= word.start < b for a, b in scene_spans):
+            weights.append(SCENE_WEIGHT)
+        else:
+            in_manner = any(a <= word.start < b for a, b in manner_spans)
+            weights.append(STYLE_WEIGHT if in_manner else 1.0)
     return tuple(kept), tuple(weights)
 
 
@@ -290,9 +311,11 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
     for found in _SCENE.finditer(text):
         stop = re.search(r"[,;.，。]|\bwith\b|$", text[found.end() :])
         end = found.end() + (stop.start() if stop else 0)
-        is_first = not any(
-            word.stem not in FUNCTION_WORDS for word in words(text[: found.start()])
-        )
-        if not is_first and not _STYLE.search(text[found.end() : end]):
+        if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
             spans.append((found.start(), end))
     return spans
+
+
+def _names_before(text: str, place: int) -> bool:
+    """Whether something was named before this place."""
+    return any(word.stem not in FUNCTION_WORDS for word in words(text[:place]))

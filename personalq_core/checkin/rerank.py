@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 
@@ -54,20 +54,56 @@ class Scored:
     evidence: tuple[str, ...]
 
 
-@cache
-def weights() -> np.ndarray:
+FIT_FEATURES = ("sparse", "dense", "title", "trigger", "covered", "unknown", "bias")
+"""What tells whether the best card is meant at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
     """Learned by `python -m benchmarks.learn_weights`, one number a feature."""
+
+    ranking: np.ndarray
+    """(len(FEATURES),): the scores are logits of a choice among the candidates."""
+    fit: np.ndarray
+    """(len(FIT_FEATURES),): logit of "the best card is what was asked for"."""
+
+
+@cache
+def learned_weights() -> Weights:
+    """The committed weights."""
     text = files(__package__).joinpath("weights.json").read_text("utf-8")
-    learned = json.loads(text)["weights"]
-    return np.array([learned[name] for name in FEATURES])
+    learned = json.loads(text)
+    return Weights(
+        np.array([learned["ranking"][name] for name in FEATURES]),
+        np.array([learned["fit"][name] for name in FIT_FEATURES]),
+    )
 
 
-def rerank(intent: Intent, index: Index, found: Retrieved, numbers: list[int]) -> list[Scored]:
+def fit_features(intent: Intent, index: Index, best: Scored) -> np.ndarray:
+    """(len(FIT_FEATURES),) of the best card."""
+    own = set().union(*index.fields[best.number].values())
+    mass = covered = unknown = 0.0
+    for word, weight in zip(intent.words, intent.weights, strict=True):
+        if weight < 1:
+            continue
+        readings = index.readings(word.text)
+        share = index.idf(next(iter(readings), word.stem))
+        mass += share
+        covered += share * any(term in own for term in readings)
+        unknown += share * (not readings)
+    value = dict(zip(FEATURES, best.features, strict=True))
+    value |= {"covered": covered / (mass or 1), "unknown": unknown / (mass or 1), "bias": 1.0}
+    return np.array([value[name] for name in FIT_FEATURES])
+
+
+def rerank(
+    intent: Intent, index: Index, found: Retrieved, numbers: list[int], weights: Weights
+) -> list[Scored]:
     """The given cards with evidence, best first."""
     if not numbers:
         return []
     rows, reasons = evidence(intent, index, found, numbers)
-    scores = rows @ weights()
+    scores = rows @ weights.ranking
     order = np.argsort(-scores, kind="stable")
     return [
         Scored(numbers[i], rows[i], float(scores[i]), tuple(reasons[i])) for i in order
@@ -136,12 +172,19 @@ def _trigger_named(request: str, card: ModelCard, index: Index) -> str | None:
     text = fold(request)
     for trigger in card.triggers[:8]:
         plain = re.escape(fold(trigger))
-        if not re.search(rf"(?<!\w){plain}(?!\w)", text):
-            continue
-        knows = index.embedder.knows if index.embedder else lambda word: word.isalpha()
-        if not all(knows(word) for word in re.findall(r"\w+", trigger)):
+        if re.search(rf"(?<!\w){plain}(?!\w)", text) and _is_rare(trigger, index):
             return trigger
     return None
+
+
+def _is_rare(trigger: str, index: Index) -> bool:
+    """Whether a word in it is no plain language, and hardly another card says it."""
+    for word in re.findall(r"\w+", trigger):
+        known = index.embedder.knows(word) if index.embedder else word.isalpha()
+        coined = bool(re.search(r"\d|_|[a-z][A-Z]", word))
+        if not known and (coined or index.frequency(word) <= 2):
+            return True
+    return False
 
 
 def _related(index: Index, found: Retrieved, numbers: list[int], asked: set[str]) -> list[bool]:
@@ -236,8 +279,3 @@ def _attributes(asked: set[str], own: set[str], why: list[str]) -> tuple[float, 
             conflict += 1
             why.append(f"against: {', '.join(sorted(has)[:2])}, not {', '.join(sorted(wanted)[:2])}")
     return (agree / total, conflict / total) if total else (0.0, 0.0)
-
-
-def utc_now() -> datetime:
-    """The present moment."""
-    return datetime.now(UTC)

@@ -131,6 +131,11 @@ class Index:
             for term, found in postings.items()
         }
 
+    def frequency(self, word: str) -> int:
+        """How many cards say a word."""
+        found = self._postings.get(stem(word))
+        return 0 if found is None else len(found[0])
+
     def idf(self, term: str) -> float:
         """How telling a word is in this library; a word it does not hold is the most telling."""
         count = len(self._postings[term][0]) if term in self._postings else 0
@@ -183,7 +188,8 @@ class Index:
     def _dense(self, intent: Intent, corrections: dict[str, str]) -> np.ndarray | None:
         if self._background is None or self.vectors is None or self.embedder is None:
             return None
-        texts = [intent.concept or intent.request, intent.request]
+        whole = " ".join(word.text for word in intent.words) if intent.foreign else intent.request
+        texts = [intent.concept or whole, whole]
         for wrong, right in corrections.items():
             texts = [re.sub(rf"\b{re.escape(wrong)}", right, text, flags=re.I) for text in texts]
         queries = self.embedder.embed(texts)

@@ -32,7 +32,7 @@ FUNCTION_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of a request, `text == request[start:end]`."""
+    """One word of a request, which stands at `[start:end]`; `text` may be its translation."""
 
     text: str
     stem: str
@@ -59,6 +59,14 @@ def fold(text: str) -> str:
     return "".join(char for char in decomposed if not unicodedata.combining(char))
 
 
+_IRREGULAR = {
+    "grey": "gray", "wooden": "wood", "golden": "gold", "woolen": "wool", "silken": "silk",
+    "children": "child", "women": "woman", "men": "man", "mice": "mouse", "leaves": "leaf",
+    "leave": "leaf", "knives": "knife", "wolves": "wolf", "wolve": "wolf", "photograph": "photo",
+    "photographic": "photo", "xmas": "christmas", "aquarelle": "watercolor",
+}  # fmt: skip
+
+
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """A word without accents, possessive, plural, -ed and -ing: enough to match, not a grammar."""
@@ -79,7 +87,7 @@ def stem(word: str) -> str:
             break
     if word.endswith("our") and len(word) > 4:
         word = word[:-3] + "or"
-    return {"grey": "gray"}.get(word, word)
+    return _IRREGULAR.get(word, word)
 
 
 def terms(text: str) -> list[str]:

@@ -1,0 +1,145 @@
+"""Words of other languages, read as English: cards are mostly written in it.
+
+The vocabulary (lexicon.tsv) is what pictures are made of: animals, people, places, things,
+clothes, colours, materials, media. Names are left as they are; Japanese kana become Latin letters.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+from .words import Word, fold, is_cjk, stem, words
+
+LANGUAGES = ("es", "de", "fr", "zh", "ja")
+_MARKS = {
+    "es": "el la los las un una mi mis nuestro nuestra de del con en y sin por para que al su",
+    "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und im am "
+    "auf ohne nicht von vom für als es war noch aus bei ist zum zur",
+    "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au aux "
+    "qui est l d",
+}
+_ENGLISH = frozenset(
+    "the a an my our of with and in on at for to not no is as his her this that it without from"
+    .split()
+)  # fmt: skip
+
+
+def language(text: str) -> str:
+    """ "en", "es", "de", "fr", "zh" or "ja", by characters and small words."""
+    if re.search(r"[\u3040-\u30ff]", text):
+        return "ja"
+    if is_cjk(text):
+        return "zh"
+    found = re.findall(r"\w+", text.casefold())
+    counts = {code: sum(word in marks.split() for word in found) for code, marks in _MARKS.items()}
+    best = max(counts, key=lambda code: counts[code])
+    english = sum(word in _ENGLISH for word in found)
+    return best if counts[best] > english else "en"
+
+
+@cache
+def _lexicon() -> dict[str, dict[str, str]]:
+    """Language -> folded foreign word -> English."""
+    tables: dict[str, dict[str, str]] = {code: {} for code in LANGUAGES}
+    text = files(__package__).joinpath("lexicon.tsv").read_text("utf-8")
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        english, *columns = line.split("|")
+        for code, column in zip(LANGUAGES, columns, strict=True):
+            for form in column.split("/"):
+                tables[code].setdefault(form if is_cjk(form) else fold(form), english)
+    return tables
+
+
+def translate(request: str, code: str) -> list[Word]:
+    """The words of a request: places in the request, but text and stem in English."""
+    table = _lexicon()[code]
+    if code in ("zh", "ja"):
+        return [part for word in words(request) for part in _segment(request, word, table)]
+    found: list[Word] = []
+    for word in words(request):
+        text, skip = word.text, 0
+        if prefix := re.match(r"[ldLDqu]{1,2}['\u2019]", text):
+            text, skip = text[prefix.end() :], prefix.end()
+        english = _look_up(fold(text), table, code)
+        for part in (english or text).split():
+            found.append(Word(part, stem(part), word.start + skip, word.end))
+    return found
+
+
+def _look_up(word: str, table: dict[str, str], code: str) -> str | None:
+    for form in (word, word.rstrip("s"), re.sub(r"(?:es|en|er|e|n|x)$", "", word)):
+        if form in table:
+            return table[form]
+    if code == "de":  # compounds: "Plüschhase" is a plush rabbit
+        for cut in range(3, len(word) - 2):
+            head, tail = word[:cut].removesuffix("s"), word[cut:]
+            left = table.get(word[:cut]) or table.get(head) or table.get(head.removesuffix("n"))
+            right = _look_up(tail, table, "")
+            if left and right:
+                return f"{left} {right}"
+    return None
+
+
+def _segment(request: str, word: Word, table: dict[str, str]) -> list[Word]:
+    """Longest known words first; kana that mean nothing known are a name."""
+    if not is_cjk(word.text):
+        return [word]
+    found: list[Word] = []
+    place = 0
+    unknown = ""
+    for_name = ""
+    text = word.text
+    while place <= len(text):
+        size = next(
+            (n for n in range(min(8, len(text) - place), 0, -1) if text[place : place + n] in table),
+            0,
+        )
+        if (size or place == len(text)) and unknown:
+            start = word.start + place - len(unknown)
+            for_name = romaji(unknown) or unknown
+            if len(unknown) > 1:
+                found.append(Word(for_name, stem(for_name), start, word.start + place))
+            unknown = ""
+        if place == len(text):
+            break
+        if size:
+            start = word.start + place
+            for part in table[text[place : place + size]].split():
+                found.append(Word(part, stem(part), start, start + size))
+            place += size
+        else:
+            if not re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]):
+                unknown += text[place]
+            elif unknown:
+                start = word.start + place - len(unknown)
+                for_name = romaji(unknown) or unknown
+                if len(unknown) > 1:
+                    found.append(Word(for_name, stem(for_name), start, word.start + place))
+                unknown = ""
+            place += 1
+    return found
+
+
+_ROWS = {
+    "": "アイウエオ", "k": "カキクケコ", "s": "サシスセソ", "t": "タチツテト", "n": "ナニヌネノ",
+    "h": "ハヒフヘホ", "m": "マミムメモ", "r": "ラリルレロ", "g": "ガギグゲゴ", "z": "ザジズゼゾ",
+    "d": "ダヂヅデド", "b": "バビブベボ", "p": "パピプペポ",
+}  # fmt: skip
+_KANA = {kana: row + "aiueo"[i] for row, kanas in _ROWS.items() for i, kana in enumerate(kanas)}
+_KANA |= {
+    "シ": "shi", "チ": "chi", "ツ": "tsu", "フ": "fu", "ジ": "ji", "ヤ": "ya", "ユ": "yu",
+    "ヨ": "yo", "ワ": "wa", "ヲ": "o", "ン": "n", "ー": "", "ヴ": "v", "ッ": "", "ァ": "a",
+    "ィ": "i", "ゥ": "u", "ェ": "e", "ォ": "o", "ャ": "ya", "ュ": "yu", "ョ": "yo",
+}  # fmt: skip
+
+
+def romaji(kana: str) -> str | None:
+    """Hepburn's Latin letters; None where a character is no kana."""
+    plain = "".join(chr(ord(c) + 96) if "ぁ" <= c <= "ゖ" else c for c in kana)
+    if not all(char in _KANA for char in plain):
+        return None
+    return "".join(_KANA[char] for char in plain)
