@@ -46,10 +46,9 @@ class CheckIn:
         self,
         embedder: Embedder | None = None,
         store: VectorStore | None = None,
-        weights: Weights | None = None,
     ) -> None:
         self._embedder = embedder
-        self._weights = weights or learned_weights()
+        self._weights = learned_weights()
         self._store = store
         self._index: Index | None = None
         self._indexed: Sequence[ModelCard] | None = None
@@ -95,6 +94,10 @@ class CheckIn:
             return replace(_question(intent, candidates, options), fit=sure)
         styles = self._styles(asked, index, found, candidates[0], allowed)
         return replace(choose(intent, candidates[0], styles, candidates), fit=sure)
+
+    def use_weights(self, weights: Weights) -> None:
+        """Weigh the evidence otherwise from now on; the index stays."""
+        self._weights = weights
 
     def confirm(
         self, request: str, cards: Sequence[ModelCard], card: ModelCard, *, now: datetime
