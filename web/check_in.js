@@ -137,7 +137,8 @@ function walk(event, buttons) {
 
 /** The first letter on a colour of its own: tells entries apart at a glance, also zoomed out. */
 function badge({ title, name }) {
-  const hue = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7);
+  const hash = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 9973, 7);
+  const hue = (hash * 137) % 360; // neighbours in the alphabet are far apart in colour
   const letter = ([...(title || name)][0] ?? "?").toUpperCase();
   return el("div", { class: "badge", text: letter, style: `--personalq-hue: ${hue}`, "aria-hidden": true });
 }

@@ -14,6 +14,8 @@ export function el(tag, { class: names, text, ...attributes } = {}, ...children)
   return element;
 }
 
+const MARGIN = 10; // LiteGraph keeps this much free around a DOM widget
+
 /** Put a panel at the end of a node; returns a function that shows elements in it. */
 export function addPanel(node, label) {
   const content = el("div", { class: "content" });
@@ -23,13 +25,14 @@ export function addPanel(node, label) {
   const widget = node.addDOMWidget("personalq", "personalq", root, {
     serialize: false,
     hideOnZoom: false,
+    margin: MARGIN,
     getMinHeight: () => height,
     getMaxHeight: () => height,
   });
   widget.serialize = false;
 
   const fit = () => {
-    const wanted = content.childElementCount ? content.offsetHeight : 0;
+    const wanted = content.childElementCount ? content.offsetHeight + 2 * MARGIN : 0;
     if (!root.isConnected || Math.abs(wanted - height) < 1) return;
     const spare = node.size[1] - node.computeSize()[1]; // room the user gave it on purpose
     height = wanted;
