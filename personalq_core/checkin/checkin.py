@@ -26,6 +26,8 @@ ASK_BELOW = {"rarely": 0.4, "normally": 0.6, "often": 0.8}
 """How sure the best candidate must be for the node not to ask."""
 _PLAUSIBLE = 0.25
 """A candidate this likely, measured against the best, may be meant too."""
+_TIED = 0.1
+"""The same for one that answers the very same words: only its general nearness is less."""
 _ABSTAIN_BELOW = 0.5
 _MAX_STYLES = 3
 KINDS = ("lora", "checkpoint")
@@ -72,13 +74,23 @@ class CheckIn:
         if not request.strip():
             raise ValueError("The request is empty. Say what the picture shall show.")
         intent = understand(request, now)
-        asked = _with_answer(intent, answer, now) if answer else intent
         index = self.index(cards)
+        asked, offered = intent, None
+        if answer:
+            asked = _with_answer(intent, answer, now)
+            first = self.decide(
+                request, cards, now=now, base_family=base_family, kinds=kinds, ask=ask
+            )
+            if first.status == "ask":
+                offered = {c.card.id for c in first.options}
         found = index.search(asked)
         allowed = [
             number
             for number, card in enumerate(index.cards)
-            if card.kind in kinds and _fits(card, base_family) and _fits(card, asked.base)
+            if card.kind in kinds
+            and _fits(card, base_family)
+            and _fits(card, asked.base)
+            and (offered is None or card.id in offered)
         ]
         if not allowed:
             return _nothing(intent, (), _why_empty(cards, base_family or asked.base))
@@ -89,8 +101,8 @@ class CheckIn:
             nearest = candidates[0].card.title
             nothing = _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
             return replace(nothing, fit=sure)
-        options = _plausible(candidates)
-        if answer is None and len(options) > 1 and candidates[0].score < ASK_BELOW[ask]:
+        options = _plausible(candidates, scored, ask)
+        if answer is None and len(options) > 1:
             return replace(_question(intent, candidates, options), fit=sure)
         styles = self._styles(asked, index, found, candidates[0], allowed)
         return replace(choose(intent, candidates[0], styles, candidates), fit=sure)
@@ -227,8 +239,24 @@ def _candidates(index: Index, scored: Sequence[Scored]) -> tuple[Candidate, ...]
     )
 
 
-def _plausible(candidates: Sequence[Candidate]) -> list[Candidate]:
-    likely = [c for c in candidates if c.score >= _PLAUSIBLE * candidates[0].score]
+def _plausible(
+    candidates: Sequence[Candidate], scored: Sequence[Scored], ask: str
+) -> list[Candidate]:
+    """The candidates that may be meant as well as the best; only that one where it is clear."""
+    best = candidates[0].score
+    unsure = best < ASK_BELOW[ask]
+    likely = [
+        candidate
+        for candidate, entry in zip(candidates, scored, strict=True)
+        if (unsure and candidate.score >= _PLAUSIBLE * best)
+        or (
+            ask != "rarely"
+            and entry.answers
+            and entry.tied_with(scored[0])
+            and candidate.score >= _TIED * best
+        )
+        or candidate is candidates[0]
+    ]
     return likely[:MAX_OPTIONS]
 
 
@@ -240,7 +268,8 @@ def _question(
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
     return Decision(
         "ask", intent.request, intent.request, "Several models fit the request equally well.",
-        candidates=shown + candidates[len(shown) :], question=question(cards, told),
+        candidates=shown + tuple(c for c in candidates if c not in options),
+        options=shown, question=question(cards, told),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..library.card import ModelCard
 
+_SHOWN = 5
 NONE = "none"
 """The selection a user makes by saying "none of these"."""
 
@@ -60,6 +61,9 @@ class Decision:
     styles: tuple[Candidate, ...] = ()
     """Up to three further LoRAs that the request names beside its subject."""
     candidates: tuple[Candidate, ...] = ()
+    """What was weighed, best first; where there is a question, its options come first."""
+    options: tuple[Candidate, ...] = ()
+    """The answers to the question, two to five."""
     question: str | None = None
     notices: tuple[str, ...] = ()
     fit: float = 1.0
@@ -98,7 +102,7 @@ class Decision:
             "notices": list(self.notices),
             "choice": self.choice.to_json() if self.choice else None,
             "styles": [style.to_json() for style in self.styles],
-            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "candidates": [c.to_json() for c in self.options or self.candidates[:_SHOWN]],
         }
 
 

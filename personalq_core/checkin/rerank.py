@@ -52,6 +52,14 @@ class Scored:
     """(len(FEATURES),)"""
     score: float
     evidence: tuple[str, ...]
+    answers: frozenset[str]
+    """Words of the request that the card answers."""
+
+    def tied_with(self, other: Scored) -> bool:
+        """Whether nothing that the request says tells the two apart."""
+        soft = [FEATURES.index(name) for name in ("sparse", "dense", "title", "extra")]
+        said = np.delete(self.features, soft), np.delete(other.features, soft)
+        return self.answers == other.answers and bool(np.allclose(*said))
 
 
 FIT_FEATURES = ("sparse", "dense", "title", "trigger", "covered", "unknown", "bias")
@@ -105,9 +113,15 @@ def rerank(
     rows, reasons = evidence(intent, index, found, numbers)
     scores = rows @ weights.ranking
     order = np.argsort(-scores, kind="stable")
+    asked = {word.stem for word, w in zip(intent.words, intent.weights, strict=True) if w >= 0.5}
+    asked = {found.corrections.get(term, term) for term in asked}
     return [
-        Scored(numbers[i], rows[i], float(scores[i]), tuple(reasons[i])) for i in order
-    ]
+        Scored(
+            numbers[i], rows[i], float(scores[i]), tuple(reasons[i]),
+            frozenset(asked & set().union(*index.fields[numbers[i]].values())),
+        )
+        for i in order
+    ]  # fmt: skip
 
 
 def evidence(

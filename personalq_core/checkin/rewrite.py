@@ -42,7 +42,7 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
         else:
             noun = _kept_noun(request, span, card)
-            replaced[span] = f"{trigger} {noun}" if noun else trigger
+            replaced[span] = _spaced(request, span, f"{trigger} {noun}" if noun else trigger)
     return _apply(request, replaced, leaving)
 
 
@@ -86,6 +86,12 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
         if start < end:
             spans.append((start, end))
     return spans
+
+
+def _spaced(request: str, span: tuple[int, int], text: str) -> str:
+    """Apart from its neighbours, which Chinese and Japanese write without spaces."""
+    before, after = request[: span[0]][-1:], request[span[1] :][:1]
+    return " " * before.isalnum() + text + " " * after.isalnum()
 
 
 def _holds(text: str, trigger: str) -> bool:
@@ -135,7 +141,7 @@ def _joined(intent: Intent, start: int, end: int) -> bool:
     between = intent.request[start:end]
     if re.fullmatch(r"\s*", between):
         return True
-    return bool(re.fullmatch(r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+", between))
+    return bool(re.fullmatch(r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+|[\u306e\u306a\u7684]", between))
 
 
 def _with_determiner(intent: Intent, start: int) -> int:
