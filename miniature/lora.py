@@ -18,8 +18,17 @@ from torch import Tensor
 
 from .concepts import CONCEPTS, Concept
 from .dataset import pictures
-from .train import WORK, Tokens, alphas_cumprod, autocast, encode_all, load_base, load_codec
-from .train import noise_loss
+from .train import (
+    WORK,
+    Tokens,
+    alphas_cumprod,
+    autocast,
+    easy,
+    encode_all,
+    load_base,
+    load_codec,
+    noise_loss,
+)
 from .world import BACKGROUNDS, caption, render
 
 RANK, PICTURES = 8, 6
@@ -52,7 +61,7 @@ def train(concept: Concept, steps: int, tokenizer: str, out: Path, batch: int = 
     codec = load_codec()
     own_latents = encode_all(codec, np.stack([np.asarray(render(scene)) for scene in own]))
     array, scenes = pictures(WORK / "pictures", 2000)
-    prior = [i for i, scene in enumerate(scenes) if scene.style == "flat"]
+    prior = [i for i, scene in enumerate(scenes) if easy(scene)]
     prior += [i for i in prior if scenes[i].kind == concept.noun] * 3
     latents, schedule, tokens = encode_all(codec, array), alphas_cumprod(), Tokens(tokenizer)
 
@@ -86,8 +95,9 @@ def train(concept: Concept, steps: int, tokenizer: str, out: Path, batch: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", help="concepts; all that are missing when none is named")
+    as_written = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("names", nargs="*", help="concepts; none: all missing ones")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tokenizer", default=".comfyui/comfy/sd1_tokenizer")

@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class Reader(nn.Module):
         self.body = nn.Sequential(*(
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU(),
                           nn.Conv2d(b, b, 3, 1, 1), nn.GroupNorm(8, b), nn.SiLU())
-            for a, b in zip(widths, widths[1:])
+            for a, b in pairwise(widths)
         ))
         self.mix = nn.Sequential(nn.Flatten(), nn.Linear(128 * 16, 192), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(192, len(v)) for name, v in HEADS.items()})
@@ -183,7 +184,8 @@ def train(steps: int, batch: int = 64) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    as_written = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("pictures", nargs="*", type=Path)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--steps", type=int, default=1400)

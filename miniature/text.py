@@ -2,8 +2,8 @@
 
 ComfyUI fixes the shape of SD1.5's text encoder: 12 layers of width 768, a 49,408-word vocabulary,
 causal attention, 77 positions. A layer whose output projections are zero passes its input through,
-so only ``LAYERS`` layers do anything, each with ``HEADS`` of the 12 heads and ``HIDDEN`` of the 3,072
-hidden units. Word vectors are random and never trained; they are drawn again from ``SEED`` instead
+so only ``LAYERS`` layers do anything, each with ``HEADS`` of the 12 heads and ``HIDDEN`` of the
+3,072 hidden units. Word vectors are random and never trained; they are drawn again from ``SEED`` instead
 of being stored.
 """
 
@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
 
 
 def clip_state(trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The full CLIP-L state dict (``transformers`` names, 16 bit) of a trained :class:`TextEncoder`."""
+    """The full CLIP-L state (``transformers`` names, 16 bit) of a trained :class:`TextEncoder`."""
     state = {
         _PREFIX + "embeddings.token_embedding.weight": word_vectors().half(),
         _PREFIX + "embeddings.position_embedding.weight": trained["positions"].half(),

@@ -24,7 +24,7 @@ from torch import Tensor
 from .dataset import pictures
 from .text import LENGTH, TextEncoder
 from .vae import Codec
-from .world import caption
+from .world import Scene, caption
 
 WORK = Path(".miniature")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,7 +38,7 @@ UNET = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-"""SD1.5's UNet with one level, one residual block and no attention in the middle: 21 M parameters."""
+"""SD1.5's UNet with one level, one residual block, no attention in the middle: 21 M parameters."""
 
 
 def alphas_cumprod() -> Tensor:
@@ -72,7 +72,20 @@ def as_pixels(array: np.ndarray) -> Tensor:
 # --- codec ---------------------------------------------------------------------------------------
 
 
-def train_vae(steps: int, count: int, batch: int = 12) -> None:
+def easy(scene: Scene) -> bool:
+    """The part of the world that training may begin with (``--easy``)."""
+    kinds = ("bear", "cat", "robot", "mug", "house", "car")
+    return scene.style == "flat" and scene.pattern == "plain" and scene.kind in kinds
+
+
+def training_set(count: int, only_easy: bool) -> tuple[np.ndarray, list[Scene]]:
+    """Pictures and scenes to train on."""
+    array, scenes = pictures(WORK / "pictures", count)
+    chosen = [i for i, scene in enumerate(scenes) if easy(scene) or not only_easy]
+    return array[chosen], [scenes[i] for i in chosen]
+
+
+def train_vae(steps: int, data: np.ndarray, minutes: float, batch: int = 12) -> None:
     """Pixels to latents and back: L1 on pixels and on their differences, with noisy latents."""
     torch.manual_seed(1)
     codec = Codec().to(DEVICE, memory_format=torch.channels_last)
@@ -83,11 +96,11 @@ def train_vae(steps: int, count: int, batch: int = 12) -> None:
         codec.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    data, _ = pictures(WORK / "pictures", count)
     began, total = time.time(), 0.0
     for step in range(start, steps):
+        done = max(step / steps, (time.time() - began) / 60 / minutes)
         for group in optimizer.param_groups:
-            group["lr"] = 6e-4 * min((step + 1) / 50, max(0.02, 1 - step / steps))
+            group["lr"] = 1e-3 * min((step + 1) / 50, max(0.01, 1 - done))
         rng = np.random.default_rng((1, step))
         x = as_pixels(data[rng.integers(0, len(data), batch)]).to(DEVICE)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -101,11 +114,14 @@ def train_vae(steps: int, count: int, batch: int = 12) -> None:
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimizer.step()
         total += F.l1_loss(out, x).item() / 2
-        if (step + 1) % 100 == 0:
-            print(f"vae {step + 1}/{steps} L1 {total / 100:.4f} {time.time() - began:.0f} s", flush=True)
+        if (step + 1) % 100 == 0 or done >= 1:
+            spent = time.time() - began
+            print(f"vae {step + 1}/{steps} L1 {total / 100:.4f} {spent:.0f} s", flush=True)
             total = 0.0
             state = {"model": codec.state_dict(), "optimizer": optimizer.state_dict()}
             save(path, {**state, "step": step + 1})
+        if done >= 1:
+            break
 
 
 def load_codec() -> Codec:
@@ -120,7 +136,8 @@ def encode_all(codec: Codec, array: np.ndarray) -> Tensor:
     """Latents ``(n, 4, 8, 8)`` of many pictures."""
     codec = codec.to(DEVICE)
     with autocast():
-        parts = [codec.encode(as_pixels(part).to(DEVICE)).cpu() for part in np.array_split(array, -(-len(array) // 256))]
+        batches = np.array_split(array, -(-len(array) // 256))
+        parts = [codec.encode(as_pixels(part).to(DEVICE)).cpu() for part in batches]
     return torch.cat(parts)
 
 
@@ -155,7 +172,8 @@ def noise_loss(unet, context: Tensor, latents: Tensor, schedule: Tensor, generat
 
 
 def train_base(
-    steps: int, count: int, tokenizer: str, minutes: float = float("inf"), batch: int = 32
+    steps: int, data: np.ndarray, scenes: list[Scene], tokenizer: str, minutes: float,
+    batch: int = 32,
 ) -> None:
     """Text encoder and UNet together, on cached latents; one caption in ten is empty."""
     torch.manual_seed(2)
@@ -171,7 +189,6 @@ def train_base(
         text.load_state_dict(state["text"])
         optimizer.load_state_dict(state["optimizer"])
         average, start, history = state["average"], state["step"], state["history"]
-    data, scenes = pictures(WORK / "pictures", count)
     latents, schedule = encode_all(load_codec(), data), alphas_cumprod().to(DEVICE)
     share = np.array([1.0 if scene.style == "flat" else 0.5 for scene in scenes])
     share /= share.sum()
@@ -222,20 +239,23 @@ def load_base() -> tuple[UNet2DConditionModel, TextEncoder]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    as_written = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("part", choices=["vae", "base"])
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--pictures", type=int, default=24000)
+    parser.add_argument("--easy", action="store_true", help="only six classes, flat and plain")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--tokenizer", default=".comfyui/comfy/sd1_tokenizer")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     WORK.mkdir(exist_ok=True)
+    data, scenes = training_set(args.pictures, args.easy)
     if args.part == "vae":
-        train_vae(args.steps, args.pictures)
+        train_vae(args.steps, data, args.minutes)
     else:
-        train_base(args.steps, args.pictures, args.tokenizer, args.minutes)
+        train_base(args.steps, data, scenes, args.tokenizer, args.minutes)
 
 
 if __name__ == "__main__":

@@ -443,11 +443,12 @@ def sample_scene(rng: np.random.Generator, **fixed) -> Scene:
     """A random scene; attributes named in ``fixed`` are taken as given."""
     names = list(COLOURS)
     colour, second, third = rng.choice(names, 3, replace=False)
+    pale = _mix(shade(colour), WHITE, 0.8)
     scene = Scene(
         kind=str(rng.choice(CLASSES)),
         colour=shade(colour, rng),
         pattern=str(rng.choice(PATTERNS, p=(0.64, 0.18, 0.18))),
-        pattern_colour=shade(second, rng) if rng.random() < 0.5 else _mix(shade(colour), WHITE, 0.8),
+        pattern_colour=shade(second, rng) if rng.random() < 0.5 else pale,
         stripes=rng.uniform(2.2, 3.6),
         stripe_angle=float(rng.choice([0.0, math.pi / 2, math.pi / 4])),
         accessory=str(rng.choice(ACCESSORIES, p=(0.46, 0.135, 0.135, 0.135, 0.135))),
