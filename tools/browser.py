@@ -10,6 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 MISSING = (
     "no Chromium: install one (apt install chromium) or let Playwright do it "
@@ -24,18 +30,22 @@ def find() -> str | None:
     return next((path for path in candidates if path and _starts(path)), None)
 
 
+def launch(playwright: Playwright) -> Browser:
+    """Start the Chromium that `find` finds, without a window."""
+    return playwright.chromium.launch(executable_path=find(), args=list(FLAGS))
+
+
 def install() -> None:
     """Try to install one: the system's where apt may be used, else Playwright's own."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         _try("apt-get", "update", "-qq")
-        if _try("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium") and find():
+        _try("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium")
+        if find():
             return
     _try(sys.executable, "-m", "playwright", "install", "chromium")
 
 
 def _playwrights_own() -> str | None:
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         path = playwright.chromium.executable_path
     return path if Path(path).is_file() else None
@@ -50,12 +60,11 @@ def _starts(path: str) -> bool:
     return answer.returncode == 0
 
 
-def _try(*command: str) -> bool:
+def _try(*command: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
+    subprocess.run(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
     )
-    return done.returncode == 0
 
 
 def main() -> None:

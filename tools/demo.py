@@ -28,7 +28,8 @@ def assemble_models(models: Path) -> None:
 def score(picture: Path) -> dict[str, Any]:
     """What the miniature's scorer finds in a picture."""
     command = [sys.executable, "-m", "miniature.score", str(picture)]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    answer = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    return json.loads(answer)[str(picture)]
 
 
 def run_with_progress(server: Server, graph: dict[str, Any]) -> Run:
@@ -46,8 +47,10 @@ def run_with_progress(server: Server, graph: dict[str, Any]) -> Run:
 def explain(run: Run, picture: Path) -> None:
     """Print what was asked, what was chosen and why, and what came of it."""
     decision = run.ui("personalq")[0]
-    sizes = run.ui("personalq_taq")[0]
     choice = decision["choice"]
+    if choice is None:
+        sys.exit(f"Nothing was chosen: {decision['question'] or decision['reason']}")
+    sizes = run.ui("personalq_taq")[0]
     share = sizes["after_bytes"] / sizes["before_bytes"]
     line("request", decision["request"])
     line("chosen", f"{choice['name']} ({choice['title']})")
@@ -56,7 +59,9 @@ def explain(run: Run, picture: Path) -> None:
     line("model before", f"{sizes['before_bytes']:,} bytes")
     line("model after", f"{sizes['after_bytes']:,} bytes ({share:.0%})")
     line("picture", str(picture))
-    line("found in it", json.dumps(score(picture)))
+    reading = score(picture)
+    seen = ", ".join(f"{name} {value}" for name, value in reading["attributes"].items())
+    line("found in it", f"{reading['found'] or 'no personal concept'} ({seen})")
     line("time", f"{run.seconds:.1f} s")
 
 

@@ -1,6 +1,7 @@
 // The Check-in Selector's panel. Nothing ever waits: a run that has a question ends, the panel
 // shows it, a click writes the answer into the node's `selection` and runs the graph again.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addPanel, after, el } from "./panel.js";
 import { pauseAutoQueue } from "./auto_queue.js";
@@ -17,7 +18,7 @@ export function addCheckIn(node) {
     selection.value = value;
     selection.callback?.(value);
     resume();
-    show(note("Running again ..."));
+    show(...(value ? restored(value, actions) : [note("Running again ...")]));
     app.queuePrompt(0, 1);
   }
 
@@ -30,7 +31,7 @@ export function addCheckIn(node) {
     const isOpen = decision.status === "ask";
     if (isOpen) resumeAutoQueue ??= pauseAutoQueue();
     else resume();
-    show(...(VIEWS[decision.status] ?? VIEWS.error)(decision, actions));
+    show(...VIEWS[decision.status](decision, actions));
   }
 
   const actions = {
@@ -44,7 +45,21 @@ export function addCheckIn(node) {
     if (decision) render(decision);
   });
   after(node, "onConfigure", () => show(...restored(selection.value, actions)));
-  after(node, "onRemoved", resume);
+
+  const onError = ({ detail }) => {
+    if (isAbout(detail, node)) render({ status: "error", reason: detail.exception_message });
+  };
+  api.addEventListener("execution_error", onError);
+  after(node, "onRemoved", () => {
+    api.removeEventListener("execution_error", onError);
+    resume();
+  });
+}
+
+/** Inside a subgraph the server knows a node as "outer:inner". */
+function isAbout({ node_id }, node) {
+  const path = String(node_id).split(":");
+  return path.at(-1) === String(node.id) && (path.length === 1) === (node.graph?.isRootGraph ?? true);
 }
 
 function hide(widget) {
@@ -99,9 +114,8 @@ const VIEWS = {
     ...notices(decision),
   ],
 
-  error: (decision, { answer }) => [
-    el("div", { class: "error", text: decision.reason, role: "alert" }),
-    ...notices(decision),
+  error: ({ reason }, { answer }) => [
+    el("div", { class: "error", text: reason.trim(), role: "alert" }),
     el("div", { class: "row" }, el("span", { class: "grow" }), button("choose again", () => answer(""))),
   ],
 };

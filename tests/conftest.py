@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.comfy import COMFYUI, MODEL_FOLDERS, Server
+from tools.comfy import COMFYUI, MODEL_FOLDERS, ROOT, Server
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +21,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def models(comfy: Server) -> Iterator[Path]:
     """The server's models folder (`checkpoints/`, `loras/`, ...), empty before and after a test."""
     yield comfy.models
-    for folder in MODEL_FOLDERS:
-        shutil.rmtree(comfy.models / folder)
-        (comfy.models / folder).mkdir()
+    empty(comfy.models)
 
 
 @pytest.fixture
@@ -40,6 +38,37 @@ def start_comfy(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def assembled() -> Path:
+    """A models folder with the miniature checkpoint and its LoRAs; only to be read."""
+    from miniature.assemble import assemble
+
+    folder = ROOT / ".run" / "miniature"
+    assemble(folder)
+    return folder
+
+
+@pytest.fixture
+def miniature(models: Path, assembled: Path) -> Path:
+    """The server's models folder with the miniature in it."""
+    fill(models, assembled)
+    return models
+
+
+def fill(models: Path, assembled: Path) -> None:
+    """Put the miniature into a models folder: the large checkpoint as a link."""
+    for checkpoint in (assembled / "checkpoints").iterdir():
+        (models / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
+    shutil.copytree(assembled / "loras", models / "loras", dirs_exist_ok=True)
+
+
+def empty(models: Path) -> None:
+    """Leave only empty folders."""
+    for folder in MODEL_FOLDERS:
+        shutil.rmtree(models / folder)
+        (models / folder).mkdir()
 
 
 def skip_without_comfyui() -> None:
