@@ -3,8 +3,8 @@
 ComfyUI fixes the shape of SD1.5's text encoder: 12 layers of width 768, a 49,408-word vocabulary,
 causal attention, 77 positions. A layer whose output projections are zero passes its input through,
 so only ``LAYERS`` layers do anything, each with ``HEADS`` of the 12 heads and ``HIDDEN`` of the
-3,072 hidden units. Word vectors are random and never trained; they are drawn again from ``SEED`` instead
-of being stored.
+3,072 hidden units. Word vectors are random and never trained; they are drawn again from ``SEED``
+instead of being stored.
 """
 
 from __future__ import annotations
