@@ -137,11 +137,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write personalq_core's weights.json")
     options = parser.parse_args()
     cards, cases = load_cards(options.repository), load_cases(options.cases)
-    weights = learn(cases, cards, CheckIn(load_embedder()[0]))
-    learned = {
-        "ranking": dict(zip(FEATURES, np.round(weights.ranking, 3).tolist(), strict=True)),
-        "fit": dict(zip(FIT_FEATURES, np.round(weights.fit, 3).tolist(), strict=True)),
-    }
+    learned = {}
+    for name, embedder in (("words and meaning", load_embedder()[0]), ("words alone", None)):
+        weights = learn(cases, cards, CheckIn(embedder))
+        learned[name] = {
+            "ranking": dict(zip(FEATURES, np.round(weights.ranking, 3).tolist(), strict=True)),
+            "fit": dict(zip(FIT_FEATURES, np.round(weights.fit, 3).tolist(), strict=True)),
+        }
     text = json.dumps(learned, indent=1) + "\n"
     print(text)
     if options.write:

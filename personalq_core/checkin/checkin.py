@@ -50,7 +50,7 @@ class CheckIn:
         store: VectorStore | None = None,
     ) -> None:
         self._embedder = embedder
-        self._weights = learned_weights()
+        self._weights = learned_weights(embedder is not None)
         self._store = store
         self._index: Index | None = None
         self._indexed: Sequence[ModelCard] | None = None

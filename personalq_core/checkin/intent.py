@@ -115,7 +115,7 @@ _BASE_NAME = (
     r"|z-image|chroma|hidream|wan\s?2(?:\.\d)?"
 )
 _BASE = re.compile(
-    rf"(?:,\s*)?\b(?:for|on|with|using|in|para|für|auf|pour|sur|mit)\s+(?:an?\s+|the\s+|my\s+)?"
+    rf"(?:,\s*)?\b(?:for|on|with|using|para|für|auf|pour|sur|mit)\s+(?:an?\s+|the\s+|my\s+)?"
     rf"(?P<a>{_BASE_NAME})(?:\s+(?:workflow|checkpoint|model|base|loaded|version))*\b"
     rf"|(?:,\s*)?\b(?P<b>{_BASE_NAME})\s+(?:workflow|checkpoint|model|base|loaded|version)\b"
     rf"|(?:,\s*)?\b(?P<c>sd\s?xl|sd\s?1\.?5|sd\s?2\.1)\b(?:\s+loaded)?",
@@ -156,7 +156,7 @@ def understand(request: str, now: datetime) -> Intent:
     selecting: list[tuple[int, int]] = []
     silent: list[tuple[int, int]] = [found.span() for found in PROTECTED.finditer(request)]
 
-    excluded, spans = _exclusions(request)
+    excluded, spans = _exclusions(_blank(request, silent))
     selecting += spans
     free = _blank(request, spans + silent)
 
@@ -173,6 +173,7 @@ def understand(request: str, now: datetime) -> Intent:
     period, spans = _period(free, now)
     selecting += spans
 
+    selecting = [part for span in selecting for part in _outside(span, silent)]
     kept, weights = _weigh(request, selecting + silent)
     return Intent(
         request=request, words=kept, weights=weights, selecting=tuple(sorted(set(selecting))),
@@ -187,6 +188,17 @@ def _blank(text: str, spans: list[tuple[int, int]]) -> str:
     for start, end in spans:
         text = text[:start] + " " * (end - start) + text[end:]
     return text
+
+
+def _outside(span: tuple[int, int], holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of a span that lie in none of the holes."""
+    start, end = span
+    parts = []
+    for a, b in sorted(holes):
+        if a < end and start < b:
+            parts.append((start, a))
+            start = b
+    return [(a, b) for a, b in [*parts, (start, end)] if a < b]
 
 
 def _exclusions(request: str) -> tuple[tuple[str, ...], list[tuple[int, int]]]:

@@ -77,10 +77,10 @@ class Weights:
 
 
 @cache
-def learned_weights() -> Weights:
-    """The committed weights."""
+def learned_weights(with_meaning: bool) -> Weights:
+    """The committed weights: for words and meaning, or for words alone."""
     text = files(__package__).joinpath("weights.json").read_text("utf-8")
-    learned = json.loads(text)
+    learned = json.loads(text)["words and meaning" if with_meaning else "words alone"]
     return Weights(
         np.array([learned["ranking"][name] for name in FEATURES]),
         np.array([learned["fit"][name] for name in FIT_FEATURES]),

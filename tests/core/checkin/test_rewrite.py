@@ -1,0 +1,78 @@
+"""Rewriting: what is replaced, what stays, and that it can be taken back."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalq_core.checkin.intent import understand
+from personalq_core.checkin.rewrite import rewrite, undo
+
+from .library import BEARS, LIBRARY, OTHERS, card
+
+NOW = datetime(2025, 11, 20, tzinfo=UTC)
+BEAR = BEARS[3]
+
+
+def rewritten(request, *cards):
+    return rewrite(understand(request, NOW), cards or (BEAR,))[0]
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("my newest bear on the beach", "tdybr4 bear on the beach"),
+        ("a photo of my newest bear, best quality", "a photo of tdybr4 bear, best quality"),
+        ("(my bear:1.2) on the beach BREAK night", "(tdybr4 bear:1.2) on the beach BREAK night"),
+        ("bear v4, <lora:x:0.5> embedding:bear __bear__", "tdybr4 bear, <lora:x:0.5> "
+         "embedding:bear __bear__"),
+        ("my bear, not the red one, at sea", "tdybr4 bear, at sea"),
+        ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
+    ],
+)  # fmt: skip
+def test_rewrites(request_, prompt):
+    assert rewritten(request_) == prompt
+
+
+def test_a_trigger_without_a_class_noun_keeps_the_noun():
+    bear = card("b.safetensors", "Barnaby", "tdybr4", "Barnaby the bear.")
+    assert rewritten("my newest bear on the beach", bear) == "tdybr4 bear on the beach"
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        "my the newest old bear Barnaby v4 blue scarf mug house on beach , . ( ) :1.2 BREAK not no "
+        "<lora:bear:1> __bear__ {a|bear} embedding:bear tdybr4 für SDXL 熊 latest without 3D".split()
+    ),
+    min_size=1,
+    max_size=14,
+).map(" ".join) | st.text(min_size=1, max_size=60)
+
+
+@given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
+def test_every_rewrite_can_be_taken_back(request_, cards):
+    prompt, edits = rewrite(understand(request_, NOW), cards)
+    assert undo(prompt, edits) == request_
+
+
+@given(TEXTS)
+def test_the_trigger_stands_once_and_rewriting_again_adds_none(request_):
+    prompt = rewritten(request_)
+    again = rewritten(prompt) if prompt.strip() else prompt
+    assert again.count(BEAR.triggers[0]) == max(1, request_.count(BEAR.triggers[0]))
+
+
+@given(TEXTS)
+def test_protected_syntax_stays(request_):
+    prompt = rewritten(request_)
+    for part in ("<lora:bear:1>", "__bear__", "{a|bear}", "embedding:bear", "BREAK"):
+        assert prompt.count(part) == request_.count(part)
+
+
+@given(TEXTS)
+def test_without_trigger_only_selection_words_leave(request_):
+    intent = understand(request_, NOW)
+    prompt, edits = rewrite(intent, [OTHERS[3]])
+    assert all(edit.text == "" for edit in edits)
+    assert len(prompt) == len(request_) - sum(len(edit.old) for edit in edits)
