@@ -112,9 +112,9 @@ def _patcher_class(base: type) -> type:
     return type(f"Taq{base.__name__}", (_TaqPatching, base), {})
 
 
-_quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module, TaqPlan]]
+_quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any, TaqPlan]]
 _quantized = weakref.WeakKeyDictionary()
-"""The last quantized model of each base model, so that an evicted node output is not made anew.
+"""The last quantized MODEL of each base model, so that an evicted node output is not made anew.
 It lives as long as its base model does."""
 
 
@@ -137,8 +137,9 @@ def quantized_model(
         plan = _prefixed_plan(source.model.diffusion_model, fmt)
         hurt = None if importance is None else importance()
         model = _quantize(source, plan, hurt, progress)
-        found = _quantized[source.model] = (settings, model, plan)
-    return _patcher_for(source, found[1]), found[2]
+        found = _quantized[source.model] = (settings, _patcher_for(source, model, None), plan)
+    cached = found[1]
+    return _patcher_for(source, cached.model, cached), found[2]
 
 
 def _prefixed_plan(diffusion_model: nn.Module, fmt: str) -> TaqPlan:
@@ -223,15 +224,19 @@ def _without_weights(source: Any) -> nn.Module:
     return model
 
 
-def _patcher_for(source: Any, model: nn.Module) -> Any:
-    """The source's patcher with everything but its weights' patches, around `model`."""
+def _patcher_for(source: Any, model: nn.Module, parent: Any) -> Any:
+    """The source's patcher with everything but its weights' patches, around `model`.
+
+    When it goes, ComfyUI's list of loaded models falls back to its `parent`, which has to be a
+    patcher of the same model.
+    """
     patcher = source.clone()
     patcher.__class__ = _patcher_class(type(source))
     patcher.model = model
-    patcher.parent = None
+    patcher.parent = parent
     patcher.size = 0
     patcher.patches = {}
-    patcher.patches_uuid = uuid.uuid5(uuid.NAMESPACE_OID, f"taq {id(model)}")
+    patcher.patches_uuid = uuid.uuid4() if parent is None else parent.patches_uuid
     patcher.backup, patcher.object_patches_backup, patcher.hook_backup = {}, {}, {}
     patcher.cached_hook_patches, patcher.current_hooks = {}, None
     patcher.pinned = set()

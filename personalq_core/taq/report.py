@@ -1,0 +1,81 @@
+"""What quantization did to a model, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from .layers import QuantizedConv2d, QuantizedLayer
+from .plan import KEPT, TaqPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a kind of layer: all of it at 16 bits, and as it is stored now."""
+
+    before_bytes: int
+    after_bytes: int
+
+
+def sizes_by_kind(model: nn.Module) -> dict[str, Sizes]:
+    """Bytes of a quantized model by kind of layer; before is what 16-bit weights would take."""
+    before, after = defaultdict(int), defaultdict(int)
+    packed = {
+        name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)
+    }
+    for name, tensor in model.state_dict().items():
+        owner, _, field = name.rpartition(".")
+        layer = packed.get(owner)
+        kind = _kind(layer)
+        after[kind] += tensor.numel() * tensor.element_size()
+        if layer is None or field == "bias":
+            before[kind] += 2 * tensor.numel()
+        elif field == "weight":
+            before[kind] += 2 * math.prod(layer.shape)
+    return {kind: Sizes(before[kind], after[kind]) for kind in sorted(before)}
+
+
+def _kind(layer: QuantizedLayer | None) -> str:
+    if layer is None:
+        return "kept (norms, first and last layers)"
+    kind = "convolutions" if isinstance(layer, QuantizedConv2d) else "linear layers"
+    return f"{kind}, {layer.format.name}"
+
+
+def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -> tuple[dict, str]:
+    """The report as JSON-able data and as text.
+
+    loaded_bytes: what the source model takes in memory as its host loaded it.
+    """
+    kinds = sizes_by_kind(model)
+    before = sum(size.before_bytes for size in kinds.values())
+    after = sum(size.after_bytes for size in kinds.values())
+    lines = [f"{before:,} bytes at 16 bits -> {after:,} bytes ({after / before:.1%})"]
+    if loaded_bytes != before:
+        lines.append(f"The source model was loaded in {loaded_bytes:,} bytes.")
+    lines += [
+        f"  {kind}: {size.before_bytes:,} -> {size.after_bytes:,}" for kind, size in kinds.items()
+    ]
+    reasons = Counter(
+        (layer.format, layer.reason) for layer in plan.layers.values() if layer.reason != "default"
+    )
+    lines += [
+        f"  {count} layer(s) {'kept' if fmt == KEPT else f'in {fmt}'}: {reason}"
+        for (fmt, reason), count in sorted(reasons.items())
+    ]
+    if trigger.strip():
+        lines.append(
+            f'The trigger "{trigger.strip()}" changed nothing here: all words share one precision. '
+            "The concept is kept by never rounding a LoRA into packed weights."
+        )
+    data = {
+        "before_bytes": before,
+        "after_bytes": after,
+        "loaded_bytes": loaded_bytes,
+        "kinds": {kind: asdict(size) for kind, size in kinds.items()},
+        "trigger": trigger.strip(),
+    }
+    return data, "\n".join(lines)

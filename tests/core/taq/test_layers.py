@@ -1,0 +1,80 @@
+"""Packed layers compute what the plain ones do; changes beside them are exact and removable."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan, quantize, size_bytes
+from personalq_core.taq.formats import FORMATS
+from personalq_core.taq.layers import QuantizedConv2d, QuantizedLinear
+from personalq_core.taq.lora import Branch, low_rank_factors
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("fmt, limit", [("int8", 0.015), ("int4", 0.12), ("int4_asym", 0.12)])
+def test_products_are_near_the_plain_ones(fmt, limit, monkeypatch):
+    monkeypatch.setattr("personalq_core.taq.layers.TILE_WEIGHTS", 1000)  # several tiles
+    linear, conv = nn.Linear(128, 96), nn.Conv2d(80, 72, 3, stride=2, padding=1)
+    x, image = torch.randn(2, 7, 128), torch.randn(2, 80, 9, 9)
+    packed = QuantizedLinear(linear, linear.weight, FORMATS[fmt])
+    assert relative(packed(x), linear(x)) < limit
+    packed = QuantizedConv2d(conv, conv.weight, FORMATS[fmt])
+    assert relative(packed(image), conv(image)) < limit
+
+
+def test_a_branch_holds_a_lora_that_rounding_would_lose():
+    linear = nn.Linear(256, 256)
+    packed = QuantizedLinear(linear, linear.weight, FORMATS["int4"])
+    change = 0.01 * linear.weight.norm() / 256 * torch.randn(256, 4) @ torch.randn(4, 256) / 2
+    x = torch.randn(64, 256)
+    before = packed(x)
+    packed.set_branch("lora", change)
+    assert packed.branches["lora"].down.shape[0] == 4
+    assert relative(packed(x) - before, x @ change.T) < 0.05
+    packed.set_branch("lora", None)
+    assert torch.equal(packed(x), before)
+
+
+def test_a_change_of_full_rank_is_kept_whole():
+    change = torch.randn(128, 128)
+    assert low_rank_factors(change) is None
+    assert relative(Branch(change).linear(torch.eye(128)).T, change) < 1e-3
+
+
+def test_a_convolutions_branch():
+    conv = nn.Conv2d(96, 80, 3, padding=1)
+    packed = QuantizedConv2d(conv, conv.weight, FORMATS["int8"])
+    change = (torch.randn(80, 2) @ torch.randn(2, 96 * 9)).view_as(conv.weight) * 0.01
+    x = torch.randn(1, 96, 6, 6)
+    before = packed(x)
+    packed.set_branch("lora", change)
+    wanted = nn.functional.conv2d(x, change, padding=1)
+    assert relative(packed(x) - before, wanted) < 0.05
+
+
+def test_plan_keeps_first_and_last_and_packs_the_rest():
+    model = nn.Sequential(
+        nn.Conv2d(4, 320, 3), nn.Conv2d(320, 320, 3), nn.GroupNorm(32, 320), nn.Conv2d(320, 4, 3)
+    )
+    plan = make_plan(model, "int4")
+    assert [layer.format for layer in plan.layers.values()] == [KEPT, "int4", KEPT]
+    assert TaqPlan.from_json(plan.to_json()) == plan
+    small = quantize(copy.deepcopy(model), plan)
+    assert size_bytes(small) < 0.3 * size_bytes(model) / 2
+    assert torch.equal(small[0].weight, model[0].weight)
+
+
+def test_nothing_to_quantize_is_said():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    with pytest.raises(TaqError, match="no Linear or Conv2d"):
+        quantize(model, make_plan(model, "int8"))
