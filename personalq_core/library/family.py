@@ -104,8 +104,12 @@ def _embedding_family(shapes: Mapping[str, Shape]) -> str | None:
 
 # --- family ---------------------------------------------------------------------------------
 
-_UNET = re.compile(r"(?:^|[._])(?:down|up|input|output)_blocks[._]\d|(?:mid|middle)_block[._]", re.M)
-_CASCADE = re.compile(r"clip_txt_mapper|effnet_mapper|(?:down|up)_blocks[._]\d+[._]\d+[._]kv_mapper")
+_UNET = re.compile(
+    r"(?:^|[._])(?:down|up|input|output)_blocks[._]\d|(?:mid|middle)_block[._]", re.M
+)
+_CASCADE = re.compile(
+    r"clip_txt_mapper|effnet_mapper|(?:down|up)_blocks[._]\d+[._]\d+[._]kv_mapper"
+)
 _BFL = re.compile(
     r"(?:double|single)_blocks[._]\d+[._](?:(?:img|txt)_(?:attn|mlp|mod)|linear[12]|modulation"
     r"|processor)"
@@ -247,17 +251,19 @@ def _width(shapes: Mapping[str, Shape], names: str, module: str) -> int | None:
     return None
 
 
+_NOT_INPUT_SIDE = re.compile(
+    r"lora_up|lora_B\b|[._:]up\b|lora_mid|hada_w[12]_a|hada_t|lora_magnitude"
+    r"|\.oft_|\.dora_scale|\.(?:a1|a2|b1)\.weight|on_input"
+)
+
+
 def _in_width(name: str, shape: Shape) -> int | None:
     """Inputs of a Linear or Conv2d (out, in, ...), read from one tensor of it or of its LoRA.
 
     Of a low-rank pair only the part next to the input knows: down / A (rank, in),
     LoHa's `hada_w1_b` (rank, in).
     """
-    if len(shape) < 2 or re.search(r"lora_up|lora_B\b|[._:]up\b|lora_mid|hada_w[12]_a|hada_t", name):
-        return None
-    if re.search(r"\.oft_|\.dora_scale|\.(?:a1|a2|b1)\.weight|on_input|lora_magnitude", name):
-        return None
-    return shape[1]
+    return None if len(shape) < 2 or _NOT_INPUT_SIDE.search(name) else shape[1]
 
 
 def _lokr_width(name: str, shapes: Mapping[str, Shape]) -> int | None:
@@ -282,8 +288,8 @@ _NAMES = [
         (r"hunyuan", "hunyuan-dit"),
         (r"animate ?diff|motion", "animatediff"),
         (r"pony ?v?7|aura ?flow", "auraflow"),
-        (r"sdxl|stable diffusion xl|\bxl\b|\bsd ?xl|pony|illustrious|\bil\b|noob ?ai|noobxl|animagine",
-         "sdxl"),
+        (r"sdxl|stable diffusion xl|\bxl\b|\bsd ?xl", "sdxl"),
+        (r"pony|illustrious|\bil\b|noob ?ai|noobxl|animagine", "sdxl"),
         (r"(?:\bsd|stable diffusion) ?v?3", "sd3"),
         (r"krea ?2", "krea2"),
         (r"flux ?(?:v|1)? ?2|flux2|klein", "flux2"),
@@ -315,7 +321,7 @@ FINER = {"chroma": "flux", "cosmos": "anima", "kolors": "sdxl"}
 
 
 def normalise_family(name: str | None) -> str | None:
-    """Family of a name such as "SDXL 1.0", "Pony", "Flux.1 D", "sd_v1", "stable-diffusion-xl-v1-base".
+    """Family of a name such as "SDXL 1.0", "Pony", "Flux.1 D", "sd_v1", "stable-diffusion-xl".
 
     Pony, Illustrious and NoobAI are fine-tunes of SDXL and load with it: "sdxl". None if unknown.
     """
@@ -348,4 +354,3 @@ def settle_family(stated: str | None, from_tensors: str | None) -> str | None:
     if stated and (from_tensors is None or FINER.get(stated) == from_tensors):
         return stated
     return from_tensors
-

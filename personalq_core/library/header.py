@@ -7,19 +7,17 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .text import parse_json
+
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 """Largest header that is read. The format allows 100 MB; real ones, with the tags of a whole
 training set and a thumbnail, stay below 3 MB."""
-MAX_HEADER_PARTS = 1_000_000
-"""Most brackets and commas in one: they cost memory when parsed, 60 bytes and more each."""
-
 _SAMPLES, _SAMPLE_BYTES = 8, 4096
 _ITEM_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
@@ -86,11 +84,9 @@ def _header_bytes(file: BinaryIO, size: int) -> bytes:
 
 
 def _parse(raw: bytes, data_bytes: int) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    if sum(raw.count(mark) for mark in (b"[", b"{", b",")) > MAX_HEADER_PARTS:
-        raise HeaderError("has a header of too many parts to be a model; do not use it")
     try:
-        tree = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(raw)
+    except ValueError as error:
         raise HeaderError("has a damaged header (not valid JSON); download it again") from error
     if not isinstance(tree, dict):
         raise HeaderError("has a damaged header (no table of tensors); download it again")
@@ -127,7 +123,9 @@ def _tensor(entry: Any) -> tuple[tuple[int, ...], int]:
             raise ValueError
         return shape, end
     except (TypeError, KeyError, ValueError) as error:
-        raise HeaderError("has a damaged header (a tensor does not fit); download it again") from error
+        raise HeaderError(
+            "has a damaged header (a tensor does not fit); download it again"
+        ) from error
 
 
 def _strings(metadata: Any) -> dict[str, str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from typing import Any
+
+MAX_JSON_PARTS = 1_000_000
+"""Most brackets and commas in JSON that is read: each costs 60 bytes and more when parsed."""
 
 # C0/C1 controls, lone surrogates, and the bidi marks that make text read as what it is not.
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -23,6 +27,17 @@ def clean_block(value: Any, limit: int = 8000) -> str:
         return ""
     # Cut before cleaning: the work is bounded whatever a file holds.
     return _UNSAFE.sub("", str(value)[: limit * 2])[:limit].strip()
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """JSON in bounded memory. Raises ValueError for whatever cannot be read."""
+    text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+    if sum(text.count(mark) for mark in "[{,") > MAX_JSON_PARTS:
+        raise ValueError("too many parts")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def strip_html(value: Any, limit: int = 8000) -> str:

@@ -1,0 +1,199 @@
+"""One model file and its sidecars -> one card: who is believed about what."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .card import ModelCard
+from .facts import Facts
+from .family import Identity, family_in_file_name, identify, normalise_family, settle_family
+from .header import Header, HeaderError, read_header
+from .sidecar import PREVIEW_SUFFIXES, read_sidecar, sidecar_names
+from .text import clean, strip_html
+from .triggers import frequent_tags, stated_triggers, trained_triggers, trigger_groups
+from .version import date_in, epoch_in, utc, version_in
+
+FOLDER_OF_KIND = {
+    "lora": "loras",
+    "checkpoint": "checkpoints",
+    "diffusion_model": "diffusion_models",
+    "embedding": "embeddings",
+    "vae": "vae",
+    "controlnet": "controlnet",
+    "text_encoder": "text_encoders",
+    "clip_vision": "clip_vision",
+}
+"""Kind -> the folder of ComfyUI's models folder that it belongs in."""
+
+# Whole checkpoints and bare diffusion models load from either folder.
+_LOADS_AS_WELL = {("checkpoint", "diffusion_model"), ("diffusion_model", "checkpoint")}
+
+
+def read_card(
+    kind: str | None, name: str, path: str, siblings: Mapping[str, Any], mtime_s: float
+) -> ModelCard:
+    """Read the header of `path` and its sidecars among `siblings`, the names in its folder.
+
+    `kind` is what its model folder holds; None where that is not said.
+
+    Raises:
+        HeaderError: the file cannot be used, with the remedy.
+        OSError: it cannot be read.
+    """
+    header = read_header(path)
+    identity = identify(header.shapes)
+    kind = _kind(kind, identity)
+    folder, file_name = os.path.split(path)
+    stem = file_name.rsplit(".", 1)[0]
+    facts = [
+        found
+        for sidecar, reader in sidecar_names(file_name).items()
+        if sidecar in siblings and (found := read_sidecar(os.path.join(folder, sidecar), reader))
+    ]
+    facts += [*_header_facts(header, stem), _name_facts(stem, kind), _time_facts(mtime_s)]
+    card = _merge(kind, name, path, facts, identity, header.fingerprint)
+    preview = next((stem + end for end in PREVIEW_SUFFIXES if stem + end in siblings), None)
+    return replace(card, preview=os.path.join(folder, preview) if preview else None)
+
+
+def with_note(card: ModelCard, note: Mapping[str, Any]) -> ModelCard:
+    """The card as its user notes it: a note outranks everything."""
+    changed = dict(note)
+    for field in ("triggers", "tags"):
+        if field in changed:
+            changed[field] = tuple(changed[field])
+    if "triggers" in changed:
+        changed["trigger_groups"] = trigger_groups(changed["triggers"])
+        changed["triggers"] = tuple(word for group in changed["trigger_groups"] for word in group)
+    sources = {**card.sources, **dict.fromkeys(note, "your note")}
+    return replace(card, **changed, sources=sources)
+
+
+def _kind(folder_kind: str | None, identity: Identity) -> str:
+    found = identity.kind
+    if folder_kind in (None, found) or (folder_kind, found) in _LOADS_AS_WELL:
+        return folder_kind or found
+    if found == "unknown":
+        return folder_kind or found
+    words, wanted = found.replace("_", " "), (folder_kind or "").replace("_", " ")
+    article = "an" if words[0] in "aeiou" else "a"
+    raise HeaderError(
+        f"is {article} {words}, not a {wanted}; move it to models/{FOLDER_OF_KIND[found]}"
+    )
+
+
+def _header_facts(header: Header, stem: str) -> Iterable[Facts]:
+    meta = header.metadata
+    output = clean(meta.get("ss_output_name"), 200)
+    yield Facts(
+        origin="ModelSpec header",
+        title=clean(meta.get("modelspec.title")),
+        triggers=stated_triggers(meta),
+        tags=tuple(filter(None, (clean(tag, 80) for tag in _list(meta.get("modelspec.tags"))))),
+        description="\n".join(
+            filter(
+                None,
+                (
+                    strip_html(meta.get("modelspec.description")),
+                    strip_html(meta.get("modelspec.usage_hint")),
+                ),
+            )
+        ),
+        base_model=clean(meta.get("modelspec.architecture"), 80),
+        version=clean(meta.get("modelspec.version"), 80),
+        created_at=utc(meta.get("modelspec.date")),
+    )
+    software = clean(meta.get("software"), 200).lower()
+    yield Facts(
+        origin="AI-Toolkit header" if "ai-toolkit" in software else "kohya header",
+        title=readable(output) if output else "",
+        triggers=trained_triggers(meta, f"{output} {stem}"),
+        tags=frequent_tags(meta),
+        description=strip_html(meta.get("ss_training_comment")),
+        base_model=clean(meta.get("ss_base_model_version") or meta.get("ss_sd_model_name"), 80),
+        version=version_in(output) or "",
+        created_at=utc(meta.get("ss_training_finished_at"))
+        or utc(meta.get("ss_training_started_at")),
+    )
+
+
+def _name_facts(stem: str, kind: str) -> Facts:
+    return Facts(
+        origin="file name",
+        title=readable(stem),
+        # ComfyUI calls an embedding by its file name.
+        triggers=(f"embedding:{stem}",) if kind == "embedding" else (),
+        base_model=family_in_file_name(stem) or "",
+        version=version_in(stem) or "",
+        created_at=date_in(stem),
+    )
+
+
+def _time_facts(mtime_s: float) -> Facts:
+    return Facts(origin="file time", created_at=utc(mtime_s))
+
+
+def _merge(
+    kind: str, name: str, path: str, facts: Sequence[Facts], identity: Identity, fingerprint: str
+) -> ModelCard:
+    """Each field from the first source that has it."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for field in ("title", "tags", "description", "version", "created_at", "strength", "triggers"):
+        for fact in facts:
+            if value := getattr(fact, field):
+                values[field], sources[field] = value, fact.origin
+                break
+    groups = trigger_groups(values.pop("triggers", ()))
+    if not groups:
+        sources.pop("triggers", None)
+    values["version"] = _version(values, sources, name)
+    family, origin = _family(facts, identity)
+    if family:
+        sources["base_family"] = origin
+    return ModelCard(
+        id=f"{kind}:{name}",
+        kind=kind,
+        name=name,
+        path=path,
+        triggers=tuple(word for group in groups for word in group),
+        trigger_groups=groups,
+        base_family=family,
+        fingerprint=fingerprint,
+        sources=sources,
+        **values,
+    )
+
+
+def _version(values: Mapping[str, Any], sources: dict[str, str], name: str) -> str | None:
+    """A stated version, else one in the title; and the epoch that only the file name knows."""
+    version = values.get("version")
+    if not version and (version := version_in(values.get("title", ""))):
+        sources["version"] = sources["title"]
+    epoch = epoch_in(name.rsplit(".", 1)[0])
+    if version and epoch and epoch not in version:
+        version = f"{version} {epoch}"
+    return version
+
+
+def _family(facts: Sequence[Facts], identity: Identity) -> tuple[str | None, str]:
+    for fact in facts:
+        stated = normalise_family(fact.base_model)
+        if stated:
+            family = settle_family(stated, identity.family)
+            return family, fact.origin if family == stated else "tensor shapes"
+    return identity.family, "tensor shapes"
+
+
+def readable(stem: str) -> str:
+    """A file name as a title: "bear_v2-000008" -> "bear v2"."""
+    plain = re.sub(r"[-_]\d{6}(?:\d{3})?$", "", stem)
+    return clean(re.sub(r"[_\s]+", " ", plain), 200) or clean(stem, 200)
+
+
+def _list(text: str | None) -> list[str]:
+    return (text or "")[:4000].split(",")[:40]

@@ -1,0 +1,196 @@
+"""Model folders -> cards; only what changed since the last scan is read again."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .card import ModelCard
+from .header import HeaderError
+from .read import read_card, with_note
+from .sidecar import PREVIEW_SUFFIXES, sidecar_names
+from .store import Store
+from .text import clean
+
+SAFE_SUFFIXES = (".safetensors", ".sft")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
+_BATCH = 500
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One model folder and the kind of model that ComfyUI loads from it."""
+
+    kind: str | None
+    """None: a folder of anything; each file's kind is read from its tensors."""
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that is left out, and why."""
+
+    name: str
+    path: str
+    reason: str
+    """Names the file and what the user can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    cards: tuple[ModelCard, ...]
+    refused: tuple[Refused, ...]
+    changed: bool
+    """Is anything new, different or gone since the scan before? Always true without a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    path: str
+    stamp: str
+    mtime_s: float
+    siblings: Mapping[str, str]
+    refusal: str
+
+
+def roots_in(folder: str | Path) -> list[Root]:
+    """Roots of a ComfyUI models folder (loras/, checkpoints/...), else the folder itself."""
+    folder = Path(folder)
+    wanted = {
+        "loras": "lora",
+        "checkpoints": "checkpoint",
+        "diffusion_models": "diffusion_model",
+        "unet": "diffusion_model",
+        "embeddings": "embedding",
+    }
+    roots = [
+        Root(kind, str(folder / sub)) for sub, kind in wanted.items() if (folder / sub).is_dir()
+    ]
+    return roots or [Root(None, str(folder))]
+
+
+def scan(
+    roots: Sequence[Root], store: Store | None = None, progress: Progress | None = None
+) -> ScanReport:
+    """Cards of all usable model files below `roots`, and the files that had to be refused.
+
+    A file is known by its path, size and time, and by those of its sidecars. Of two files that
+    ComfyUI would list under one name the first root's counts, as ComfyUI does it. A folder that
+    is not there is empty. `progress` is called with (files done, files in all).
+    """
+    inside = tuple(os.path.join(os.path.realpath(root.path), "") for root in roots)
+    found = [(root, list(_walk(root.path, inside))) for root in roots]
+    total, done, changed = sum(len(files) for _, files in found), 0, store is None
+    notes = store.notes() if store else {}
+    cards: dict[str, ModelCard] = {}
+    refused: list[Refused] = []
+    for root, files in found:
+        key = f"{root.kind}|{os.path.abspath(root.path)}"
+        known = store.files(key) if store else {}
+        batch: list[tuple[str, str, ModelCard | str]] = []
+        for file in files:
+            stamp, result = known.pop(file.name, ("", ""))
+            if stamp != file.stamp:
+                changed, result, lasting = True, *_read(root.kind, file)
+                if lasting:
+                    batch.append((file.name, file.stamp, result))
+            if isinstance(result, str):
+                refused.append(Refused(file.name, file.path, result))
+            else:
+                note = notes.get(result.fingerprint)
+                cards.setdefault(result.id, with_note(result, note) if note else result)
+            done += 1
+            if progress and (stamp != file.stamp or done == total):
+                progress(done, total)
+            if store and len(batch) >= _BATCH:
+                store.update(key, batch)
+                batch = []
+        if store:
+            store.update(key, batch, known)
+        changed = changed or bool(known)
+    return ScanReport(tuple(cards.values()), tuple(refused), changed)
+
+
+def _read(kind: str | None, file: _File) -> tuple[ModelCard | str, bool]:
+    """(card or reason, whether that holds until the file changes)."""
+    if file.refusal:
+        return file.refusal, True
+    try:
+        return read_card(kind, file.name, file.path, file.siblings, file.mtime_s), True
+    except HeaderError as error:
+        return f"{file.name} {error}.", True
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+        return f"{file.name} cannot be read ({reason}); check its permissions and disk.", False
+
+
+def _walk(root: str, inside: tuple[str, ...]) -> Iterator[_File]:
+    """Model files below a root in the order of their names, each folder listed once."""
+    folders = [("", root)]
+    while folders:
+        prefix, folder = folders.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        siblings: dict[str, os.DirEntry[str]] = {}
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((f"{prefix}{entry.name}/", entry.path))
+            elif not entry.is_symlink() or _stays(entry.path, inside):
+                siblings[entry.name] = entry
+            elif entry.name.lower().endswith(SAFE_SUFFIXES):
+                yield _refused(prefix, entry, "is a link out of the model folders; move the file "
+                               "in, or name its folder in extra_model_paths.yaml")  # fmt: skip
+        by_name = {name: entry.path for name, entry in siblings.items()}
+        for name, entry in siblings.items():
+            lower = name.lower()
+            if lower.endswith(PICKLE_SUFFIXES):
+                yield _refused(prefix, entry, "is a pickle, which can run code when opened; get or "
+                               "convert it to .safetensors")  # fmt: skip
+            elif lower.endswith(SAFE_SUFFIXES) and (
+                file := _model(prefix, entry, by_name, siblings)
+            ):
+                yield file
+
+
+def _model(
+    prefix: str,
+    entry: os.DirEntry[str],
+    by_name: Mapping[str, str],
+    siblings: Mapping[str, os.DirEntry[str]],
+) -> _File | None:
+    if entry.name != clean(entry.name, 1000):
+        return _refused(prefix, entry, "has characters in its name that cannot be used; rename it")
+    stem = entry.name.rsplit(".", 1)[0]
+    parts = []
+    try:
+        status = entry.stat()
+        for beside in (*sidecar_names(entry.name), *(stem + end for end in PREVIEW_SUFFIXES)):
+            if beside in siblings:
+                other = siblings[beside].stat()
+                parts.append(f"{beside}:{other.st_size}:{other.st_mtime_ns}")
+    except OSError:  # gone since it was listed
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    stamp = "|".join((f"{status.st_size}:{status.st_mtime_ns}", *parts))
+    return _File(prefix + entry.name, entry.path, stamp, status.st_mtime, by_name, "")
+
+
+def _refused(prefix: str, entry: os.DirEntry[str], reason: str) -> _File:
+    name = clean(prefix + entry.name, 1000)
+    return _File(name, entry.path, reason, 0.0, {}, f"{name} {reason}.")
+
+
+def _stays(path: str, inside: tuple[str, ...]) -> bool:
+    return os.path.realpath(path).startswith(inside)

@@ -1,0 +1,257 @@
+"""Store: what was read, so that only what changed is read again.
+
+One SQLite file with cards, full text, embeddings and the user's notes. Each call opens its own
+connection, so threads and several ComfyUI processes share the file; writing waits its turn, and a
+crash in a transaction leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .card import ModelCard
+
+_FORMAT = 1
+"""Raise it when cards come out differently for the same files: then all is read again."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files(
+    id INTEGER PRIMARY KEY, root TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL,
+    card_id TEXT, card TEXT, reason TEXT, UNIQUE(root, name));
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
+    title, triggers, tags, description, name, tokenize='unicode61 remove_diacritics 2');
+CREATE TABLE IF NOT EXISTS embeddings(
+    model TEXT NOT NULL, text_hash TEXT NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY(model, text_hash)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes(fingerprint TEXT PRIMARY KEY, note TEXT NOT NULL);
+"""
+_T = TypeVar("_T")
+_COLUMNS = tuple(field.name for field in fields(ModelCard))
+_TUPLES = ("triggers", "tags")
+
+
+class Store:
+    """The library's memory, at a path the caller chooses.
+
+    `notices` collects what the user should know, for example that a damaged file was replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.notices: list[str] = []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._run(lambda db: None)
+
+    # --- scanned files ---
+
+    def files(self, root: str) -> dict[str, tuple[str, ModelCard | str]]:
+        """name -> (stamp, card or the reason it was refused) of all files known below a root."""
+
+        def read(db: sqlite3.Connection) -> list[tuple[str, str, str | None, str | None]]:
+            query = "SELECT name, stamp, card, reason FROM files WHERE root = ?"
+            return db.execute(query, (root,)).fetchall()
+
+        return {
+            name: (stamp, card_from_row(card) if card else reason or "")
+            for name, stamp, card, reason in self._run(read)
+        }
+
+    def update(
+        self,
+        root: str,
+        read: Iterable[tuple[str, str, ModelCard | str]] = (),
+        gone: Iterable[str] = (),
+    ) -> None:
+        """Remember files (name, stamp, card or reason) and forget those that are gone, at once."""
+        read, gone = list(read), list(gone)
+
+        def write(db: sqlite3.Connection) -> None:
+            for name in [*gone, *(name for name, _, _ in read)]:
+                row = db.execute(
+                    "DELETE FROM files WHERE root = ? AND name = ? RETURNING id", (root, name)
+                ).fetchone()
+                if row:
+                    db.execute("DELETE FROM words WHERE rowid = ?", row)
+            for name, stamp, result in read:
+                _insert(db, root, name, stamp, result)
+
+        if read or gone:
+            self._run(write)
+
+    def search(self, query: str, limit: int = 100) -> list[tuple[str, float]]:
+        """(card id, score) of cards holding any word of the query, best first (BM25)."""
+        words = re.findall(r"\w+", query)[:64]
+        if not words:
+            return []
+        match = " OR ".join(f'"{word}"' for word in words)
+        sql = (
+            "SELECT files.card_id, -bm25(words, 4, 4, 2, 1, 2) FROM words "
+            "JOIN files ON files.id = words.rowid WHERE words MATCH ? ORDER BY bm25(words, 4, 4, 2, "
+            "1, 2) LIMIT ?"
+        )
+        return self._run(lambda db: db.execute(sql, (match, limit)).fetchall())
+
+    # --- embeddings ---
+
+    def embeddings(self, model: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """text -> float32 vector (dim,) of those texts that were embedded with `model` before."""
+        by_hash = {_hash(text): text for text in texts}
+
+        def read(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            rows: list[tuple[str, bytes]] = []
+            hashes = list(by_hash)
+            for start in range(0, len(hashes), 500):
+                part = hashes[start : start + 500]
+                marks = ",".join("?" * len(part))
+                sql = f"SELECT text_hash, vector FROM embeddings WHERE model = ? AND text_hash IN ({marks})"
+                rows += db.execute(sql, (model, *part))
+            return rows
+
+        return {by_hash[key]: np.frombuffer(blob, "<f4") for key, blob in self._run(read)}
+
+    def add_embeddings(self, model: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keep text -> vector (dim,) of an embedding model named `model`."""
+        rows = [
+            (model, _hash(text), np.ascontiguousarray(vector, "<f4").tobytes())
+            for text, vector in vectors.items()
+        ]
+        sql = "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)"
+        self._run(lambda db: db.executemany(sql, rows))
+
+    # --- the user's own notes ---
+
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """fingerprint -> note: fields of a card as the user wants them."""
+        rows = self._run(lambda db: db.execute("SELECT fingerprint, note FROM notes").fetchall())
+        return {fingerprint: json.loads(note) for fingerprint, note in rows}
+
+    def set_note(self, fingerprint: str, **note: Any) -> None:
+        """Note fields of the card with this content (title, triggers, tags, description,
+        base_family, version, created_at, strength); no fields removes the note.
+
+        Raises:
+            ValueError: a field that cannot be noted.
+        """
+        allowed = {"title", "triggers", "tags", "description", "base_family", "version",
+                   "created_at", "strength"}  # fmt: skip
+        if note.keys() - allowed:
+            raise ValueError(f"no such field to note: {sorted(note.keys() - allowed)}")
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM notes WHERE fingerprint = ?", (fingerprint,))
+            if note:
+                db.execute("INSERT INTO notes VALUES (?, ?)", (fingerprint, json.dumps(note)))
+
+        self._run(write)
+
+    # --- the file ---
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in one transaction; a damaged file is put aside and begun anew, once."""
+        try:
+            with self._connection() as db:
+                return work(db)
+        except sqlite3.OperationalError:  # locked, full, read-only: not damaged
+            raise
+        except sqlite3.DatabaseError as error:
+            self._rebuild(error)
+            with self._connection() as db:
+                return work(db)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as db:
+            db.isolation_level = None
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
+                _prepare(db)
+            db.execute("BEGIN")
+            try:
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+    def _rebuild(self, error: Exception) -> None:
+        notes = self._salvage_notes()
+        aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            os.replace(self.path, aside)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self.notices.append(
+            f"The library file {self.path.name} was damaged ({error}); it is being rebuilt from "
+            f"your model folders. {len(notes)} of your notes were saved; the damaged file is kept "
+            f"as {aside.name}."
+        )
+        with self._connection() as db:
+            db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes)
+
+    def _salvage_notes(self) -> list[tuple[str, str]]:
+        try:
+            with contextlib.closing(sqlite3.connect(self.path)) as db:
+                return db.execute("SELECT fingerprint, note FROM notes").fetchall()
+        except sqlite3.Error:
+            return []
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Make the tables, or empty the cards of an older format; notes and embeddings stay."""
+    db.execute("BEGIN IMMEDIATE")
+    if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
+        db.execute("DROP TABLE IF EXISTS files")
+        db.execute("DROP TABLE IF EXISTS words")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_FORMAT}")
+    db.execute("COMMIT")
+
+
+def _insert(
+    db: sqlite3.Connection, root: str, name: str, stamp: str, result: ModelCard | str
+) -> None:
+    insert = "INSERT INTO files(root, name, stamp, card_id, card, reason) VALUES (?, ?, ?, ?, ?, ?)"
+    if isinstance(result, str):
+        db.execute(insert, (root, name, stamp, None, None, result))
+        return
+    row = json.dumps([getattr(result, column) for column in _COLUMNS], default=dict)
+    rowid = db.execute(insert, (root, name, stamp, result.id, row, None)).lastrowid
+    db.execute(
+        "INSERT INTO words(rowid, title, triggers, tags, description, name) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            rowid,
+            result.title,
+            " ".join(result.triggers),
+            " ".join(result.tags),
+            result.description,
+            result.name,
+        ),
+    )
+
+
+def card_from_row(row: str) -> ModelCard:
+    """The card of one stored row."""
+    values = dict(zip(_COLUMNS, json.loads(row)))
+    for column in _TUPLES:
+        values[column] = tuple(values[column])
+    values["trigger_groups"] = tuple(tuple(group) for group in values["trigger_groups"])
+    return ModelCard(**values)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
