@@ -34,12 +34,12 @@ from personalq_core.library.card import ModelCard
 from personalq_core.models.embed import load_embedder
 
 PRIOR = Weights(
-    np.array([6, 8, 8, 2, -1.2, 4, 3, 1, 3, -5, 3, 2, -1.5, 1.0]),
+    np.array([6, 8, 8, 2, -1.2, 4, 3, 1, 3, -5, 3, 2, -1.5, 1.0, 2.0]),
     np.array([5, 8, 2, 6, 1, -2, -3.0]),
 )
 _RANKING_PULL, _FIT_PULL = 0.05, 0.03
 _NEGATIVE_COST = 0.3
-"""Every case is also asked of a library without its family; real users mostly ask for what is there."""
+"""Each case is asked again without its family; users mostly ask for what is there."""
 
 
 @dataclass(frozen=True)

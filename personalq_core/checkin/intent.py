@@ -128,8 +128,8 @@ _EXCLUDE = re.compile(
     r"|not|no|without|except|excluding|minus|instead of|rather than|nicht|ohne|keine?[nmrs]?|sin"
     r"|excepto|sans|pas(?:\s+(?:de|le|la|les))?|sauf)\b(?P<what>(?:(?!\b(?:but|on|at|under|near|"
     r"next|beside|behind|not|no|without|and no|auf|unter|sur|sous|sobre|bajo)\b)[^,;.:()])*)"
-    r"|(?:不要|不是|没有|别)(?P<zh>[^，。,]+)"
-    r"|(?P<ja>[^、。,]{1,8}?)(?:ではない|じゃない|以外の?|なしの?)",
+    r"|(?:不要|不是|没有|别)(?P<zh>[^\uff0c\u3002,]+)"
+    r"|(?P<ja>[^\u3001\u3002,]{1,8}?)(?:ではない|じゃない|以外の?|なしの?)",
     re.I,
 )
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
@@ -321,7 +321,7 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
     """From a word of place to the next comma, except where that names a style."""
     spans = []
     for found in _SCENE.finditer(text):
-        stop = re.search(r"[,;.，。]|\bwith\b|$", text[found.end() :])
+        stop = re.search(r"[,;.\uff0c\u3002]|\bwith\b|$", text[found.end() :])
         end = found.end() + (stop.start() if stop else 0)
         if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
             spans.append((found.start(), end))

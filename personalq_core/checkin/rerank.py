@@ -15,13 +15,13 @@ from importlib.resources import files
 import numpy as np
 
 from ..library.card import ModelCard
-from .intent import Intent
+from .intent import STYLE_WEIGHT, Intent
 from .retrieve import Index, Retrieved
 from .words import fold, stem
 
 FEATURES = (
     "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
-    "excluded", "base", "kind", "conflict", "agreement",
+    "excluded", "base", "kind", "conflict", "agreement", "subject",
 )  # fmt: skip
 """Names of the features, in the order of the columns."""
 
@@ -128,7 +128,8 @@ def evidence(
     intent: Intent, index: Index, found: Retrieved, numbers: list[int]
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Features (cards, len(FEATURES)) and reasons of the given cards."""
-    asked = _asked_stems(intent, found, concept_only=True)
+    asked = _asked_stems(intent, found)
+    has_manner = STYLE_WEIGHT in intent.weights
     related = _related(index, found, numbers, asked)
     orders = _order_positions([index.cards[n] for n in numbers], related)
     rows, reasons = [], []
@@ -148,6 +149,7 @@ def evidence(
         row["extra"] = min(1.0, len(title - asked) / 4)
         if shared := [word for word in _said(card) if stem(word) in asked]:
             why.append("says " + ", ".join(dict.fromkeys(word.lower() for word in shared[:5])))
+        row["subject"] = float(has_manner and bool(own & asked))
         row["version"] = _version(intent, card, why)
         if intent.order:
             position = orders[place] * (1 if intent.order == "newest" else -1)
@@ -169,11 +171,12 @@ def evidence(
     return np.array(rows), reasons
 
 
-def _asked_stems(intent: Intent, found: Retrieved, concept_only: bool) -> set[str]:
+def _asked_stems(intent: Intent, found: Retrieved) -> set[str]:
+    """The words of the concept, spelled as the library spells them."""
     return {
         found.corrections.get(word.stem, word.stem)
         for word, weight in zip(intent.words, intent.weights, strict=True)
-        if weight == 1 or not concept_only
+        if weight >= 1
     }
 
 
@@ -291,5 +294,6 @@ def _attributes(asked: set[str], own: set[str], why: list[str]) -> tuple[float, 
             agree += 1
         elif has := own & group.keys():
             conflict += 1
-            why.append(f"against: {', '.join(sorted(has)[:2])}, not {', '.join(sorted(wanted)[:2])}")
+            said, missed = ", ".join(sorted(has)[:2]), ", ".join(sorted(wanted)[:2])
+            why.append(f"against: {said}, not {missed}")
     return (agree / total, conflict / total) if total else (0.0, 0.0)

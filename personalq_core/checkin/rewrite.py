@@ -11,7 +11,9 @@ from .intent import PROTECTED, Intent
 from .words import FUNCTION_WORDS, Word, fold, stem, terms, words
 
 _DETERMINERS = frozenset(
-    ["a", "an", "the", "my", "our", "your", "his", "her", "its", "their", "this", "that", "mi", "mis", "nuestro", "nuestra", "el", "la", "los", "las", "un", "una", "mein", "meine", "meinen", "meiner", "unser", "unsere", "unserer", "der", "die", "das", "den", "dem", "ein", "eine", "einen", "le", "les", "l", "mon", "ma", "mes", "notre", "nos", "une", "old", "new", "of"]
+    "a an the my our your his her its their this that mi mis nuestro nuestra el la los las un una "
+    "mein meine meinen meiner unser unsere unserer der die das den dem ein eine einen le les l mon "
+    "ma mes notre nos une old new".split()  # noqa: SIM905
 )
 
 
@@ -141,7 +143,8 @@ def _joined(intent: Intent, start: int, end: int) -> bool:
     between = intent.request[start:end]
     if re.fullmatch(r"\s*", between):
         return True
-    return bool(re.fullmatch(r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+|[\u306e\u306a\u7684]", between))
+    joining = r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+|[\u306e\u306a\u7684]"
+    return bool(re.fullmatch(joining, between))
 
 
 def _with_determiner(intent: Intent, start: int) -> int:
