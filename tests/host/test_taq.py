@@ -1,0 +1,161 @@
+"""TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
+
+import importlib
+import sys
+import types
+
+import pytest
+import torch
+
+from tools.comfy import COMFYUI, ROOT
+from tools.run_comfy import HOST_ONLY_PACKAGES, import_torchvision
+
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+}
+
+
+@pytest.fixture(scope="module")
+def host():
+    """nodes/host/model.py, loaded as ComfyUI loads it: as part of the pack."""
+    if not (COMFYUI / "main.py").is_file():
+        pytest.skip(f"no ComfyUI in {COMFYUI}: run `make setup`")
+    sys.path += [str(COMFYUI), str(HOST_ONLY_PACKAGES)]
+    import_torchvision()
+    cli_args = importlib.import_module("comfy.cli_args")
+    cli_args.args.cpu = True
+    pack = types.ModuleType("personalq_pack")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["personalq_pack"] = pack
+    return importlib.import_module("personalq_pack.nodes.host.model")
+
+
+@pytest.fixture
+def source(host):
+    """A MODEL of SD1.5's class in the small shape, random weights of a trained model's size."""
+    supported = importlib.import_module("comfy.supported_models")
+    base = importlib.import_module("comfy.model_base")
+    patcher = importlib.import_module("comfy.model_patcher")
+    torch.manual_seed(0)
+    config = supported.SD15(dict(UNET))
+    config.unet_config |= {"dtype": torch.float32, "num_heads": 8, "num_head_channels": -1}
+    model = base.BaseModel(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+            parameter.data *= 0.4
+        else:
+            parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+    return patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+@pytest.fixture
+def lora(host, source):
+    """Patches of rank 4 on attention, feed-forward and convolutions, 5 % of each weight's size."""
+    adapter = importlib.import_module("comfy.weight_adapter.lora").LoRAAdapter
+    generator = torch.Generator().manual_seed(1)
+    patches = {}
+    for name, layer in host.quantizable(source.model.diffusion_model):
+        if any(part in name for part in ("attn", "ff", "in_layers")):
+            weight = layer.weight
+            up = torch.randn(weight.shape[0], 4, generator=generator)
+            down = torch.randn(4, weight[0].numel(), generator=generator)
+            up *= 0.05 * weight.norm() / (up @ down).norm()
+            patches[f"diffusion_model.{name}.weight"] = adapter(
+                set(), (up, down, 4.0, None, None, None)
+            )
+    return patches
+
+
+def load(patcher):
+    importlib.import_module("comfy.model_management").load_models_gpu([patcher])
+
+
+def predict(patcher, loaded=False):
+    if not loaded:
+        load(patcher)
+    generator = torch.Generator().manual_seed(2)
+    noise, context = (
+        torch.randn(2, 4, 8, 8, generator=generator),
+        torch.randn(2, 77, 768, generator=generator),
+    )
+    with torch.no_grad():
+        return patcher.model.apply_model(noise, torch.tensor([5.0, 5.0]), c_crossattn=context)
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("fmt, share, limit", [("int8", 0.52, 0.04), ("int4", 0.30, 0.3)])
+def test_bytes_fall_and_the_source_stays_bit_identical(host, source, fmt, share, limit):
+    before = {key: tensor.clone() for key, tensor in source.model.state_dict().items()}
+    bytes_16 = 2 * sum(p.numel() for p in source.model.diffusion_model.parameters())
+    plain = predict(source)
+    small, _ = host.quantized_model(source, fmt)
+    tensors = small.model.diffusion_model.state_dict().values()
+    assert sum(t.numel() * t.element_size() for t in tensors) <= share * bytes_16
+    assert small.model_size() <= share * bytes_16
+    assert distance(predict(small), plain) < limit
+    assert torch.equal(predict(source), plain)
+    assert all(torch.equal(tensor, before[k]) for k, tensor in source.model.state_dict().items())
+
+
+def test_lora_before_and_after_agree_and_removing_it_restores(host, source, lora):
+    plain = predict(source)
+    with_lora = source.clone()
+    with_lora.add_patches(lora, 1.0)
+    wanted = predict(with_lora)
+    small, _ = host.quantized_model(source, "int8")
+    alone = predict(small)
+    after = small.clone()
+    after.add_patches(lora, 1.0)
+    after_picture = predict(after)
+    before, _ = host.quantized_model(with_lora, "int8")
+    effect = wanted - plain
+    assert distance(after_picture - alone, effect) < 0.25
+    assert distance(predict(before), wanted) < 0.04
+    assert torch.equal(predict(small), alone)
+    assert torch.equal(predict(after), after_picture)
+
+
+def test_partly_loaded_models_compute_the_same(host, source, lora):
+    small, _ = host.quantized_model(source, "int8")
+    after = small.clone()
+    after.add_patches(lora, 1.0)
+    wanted = predict(after)
+    after.detach()
+    after.patch_model(lowvram_model_memory=2_000_000)
+    assert after.model.model_lowvram
+    assert distance(predict(after, loaded=True), wanted) < 0.02
+    after.detach()
+
+
+def test_a_second_run_does_not_quantize_again(host, source, lora):
+    first, _ = host.quantized_model(source, "int8")
+    again, _ = host.quantized_model(source.clone(), "int8")
+    assert again.model is first.model and again.clone_has_same_weights(first)
+    assert host.quantized_model(source, "int4")[0].model is not first.model
+
+
+def test_quantized_sources_are_refused_in_words(host, source):
+    small, _ = host.quantized_model(source, "int8")
+    with pytest.raises(host.TaqError, match="already quantized by TAQ"):
+        host.quantized_model(small, "int8")
+    source.model.diffusion_model.to(torch.float8_e4m3fn)
+    with pytest.raises(host.TaqError, match="16-bit file"):
+        host.quantized_model(source, "int8")
