@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
 
 import numpy as np
 
 from ..library.card import ModelCard
+from ..library.store import Store
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
 from .decision import Candidate, Decision
@@ -33,21 +32,13 @@ _MAX_STYLES = 3
 KINDS = ("lora", "checkpoint")
 
 
-class VectorStore(Protocol):
-    """Where embeddings outlive the process, by model and hash of the text."""
-
-    def load_vectors(self, model_id: str, keys: Sequence[str]) -> dict[str, np.ndarray]: ...
-
-    def save_vectors(self, model_id: str, vectors: dict[str, np.ndarray]) -> None: ...
-
-
 class CheckIn:
     """Chooses among a user's models. One object serves many requests."""
 
     def __init__(
         self,
         embedder: Embedder | None = None,
-        store: VectorStore | None = None,
+        store: Store | None = None,
     ) -> None:
         self._embedder = embedder
         self._weights = learned_weights(embedder is not None)
@@ -134,17 +125,16 @@ class CheckIn:
         """(cards, dim), embedding only texts that were never embedded before."""
         if self._embedder is None or not cards:
             return None
-        texts = {_text_key(text): text for text in map(card_text, cards)}
+        texts = [card_text(card) for card in cards]
         model_id = self._embedder.model_id
-        known = self._store.load_vectors(model_id, list(texts)) if self._store else {}
-        missing = [key for key in texts if key not in known]
+        known = self._store.embeddings(model_id, texts) if self._store else {}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            made = self._embedder.embed([texts[key] for key in missing])
-            fresh = dict(zip(missing, made, strict=True))
+            fresh = dict(zip(missing, self._embedder.embed(missing), strict=True))
             if self._store:
-                self._store.save_vectors(model_id, fresh)
+                self._store.add_embeddings(model_id, fresh)
             known = {**known, **fresh}
-        return np.stack([known[_text_key(card_text(card))] for card in cards])
+        return np.stack([known[text] for text in texts])
 
     def _styles(
         self,
@@ -286,7 +276,3 @@ def _why_empty(cards: Sequence[ModelCard], base_family: str | None) -> str:
 def _style_words(index: Index, number: int) -> set[str]:
     fields = index.fields[number]
     return {*fields["title"], *fields["tags"], *fields["triggers"]}
-
-
-def _text_key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
