@@ -289,7 +289,7 @@ _NAMES = [
         (r"animate ?diff|motion", "animatediff"),
         (r"pony ?v?7|aura ?flow", "auraflow"),
         (r"sdxl|stable diffusion xl|\bxl\b|\bsd ?xl", "sdxl"),
-        (r"pony|illustrious|\bil\b|noob ?ai|noobxl|animagine", "sdxl"),
+        (r"ssd ?1b|segmind vega|koala|pony|illustrious|\bil\b|noob ?ai|noobxl|animagine", "sdxl"),
         (r"(?:\bsd|stable diffusion) ?v?3", "sd3"),
         (r"krea ?2", "krea2"),
         (r"flux ?(?:v|1)? ?2|flux2|klein", "flux2"),

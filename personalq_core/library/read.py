@@ -90,7 +90,7 @@ def _header_facts(header: Header, stem: str) -> Iterable[Facts]:
     meta = header.metadata
     output = clean(meta.get("ss_output_name"), 200)
     yield Facts(
-        origin="ModelSpec header",
+        origin="ModelSpec header" if any(k.startswith("modelspec.") for k in meta) else "header",
         title=clean(meta.get("modelspec.title")),
         triggers=stated_triggers(meta),
         tags=tuple(filter(None, (clean(tag, 80) for tag in _list(meta.get("modelspec.tags"))))),

@@ -8,7 +8,6 @@ crash in a transaction leaves what was there before.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -88,7 +87,7 @@ class Store:
                 _insert(db, root, name, stamp, result)
 
         if read or gone:
-            self._run(write)
+            self._run(write, "IMMEDIATE")
 
     def search(self, query: str, limit: int = 100) -> list[tuple[str, float]]:
         """(card id, score) of cards holding any word of the query, best first (BM25)."""
@@ -97,38 +96,35 @@ class Store:
             return []
         match = " OR ".join(f'"{word}"' for word in words)
         sql = (
-            "SELECT files.card_id, -bm25(words, 4, 4, 2, 1, 2) FROM words "
-            "JOIN files ON files.id = words.rowid WHERE words MATCH ? ORDER BY bm25(words, 4, 4, 2, "
-            "1, 2) LIMIT ?"
+            "SELECT files.card_id, -bm25(words, 4, 4, 2, 1, 2) AS score FROM words "
+            "JOIN files ON files.id = words.rowid WHERE words MATCH ? ORDER BY score DESC LIMIT ?"
         )
         return self._run(lambda db: db.execute(sql, (match, limit)).fetchall())
 
     # --- embeddings ---
 
-    def embeddings(self, model: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """text -> float32 vector (dim,) of those texts that were embedded with `model` before."""
-        by_hash = {_hash(text): text for text in texts}
+    def load_vectors(self, model_id: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """key -> float32 vector (dim,) of those text hashes that `model_id` embedded before."""
 
         def read(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
             rows: list[tuple[str, bytes]] = []
-            hashes = list(by_hash)
-            for start in range(0, len(hashes), 500):
-                part = hashes[start : start + 500]
+            for start in range(0, len(keys), 500):  # SQLite limits the number of parameters
+                part = keys[start : start + 500]
                 marks = ",".join("?" * len(part))
-                sql = f"SELECT text_hash, vector FROM embeddings WHERE model = ? AND text_hash IN ({marks})"
-                rows += db.execute(sql, (model, *part))
+                sql = "SELECT text_hash, vector FROM embeddings WHERE model = ? AND text_hash IN "
+                rows += db.execute(f"{sql} ({marks})", (model_id, *part))
             return rows
 
-        return {by_hash[key]: np.frombuffer(blob, "<f4") for key, blob in self._run(read)}
+        return {key: np.frombuffer(blob, "<f4") for key, blob in self._run(read)}
 
-    def add_embeddings(self, model: str, vectors: Mapping[str, np.ndarray]) -> None:
-        """Keep text -> vector (dim,) of an embedding model named `model`."""
+    def save_vectors(self, model_id: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keep text hash -> vector (dim,) of an embedding model."""
         rows = [
-            (model, _hash(text), np.ascontiguousarray(vector, "<f4").tobytes())
-            for text, vector in vectors.items()
+            (model_id, key, np.ascontiguousarray(vector, "<f4").tobytes())
+            for key, vector in vectors.items()
         ]
         sql = "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)"
-        self._run(lambda db: db.executemany(sql, rows))
+        self._run(lambda db: db.executemany(sql, rows), "IMMEDIATE")
 
     # --- the user's own notes ---
 
@@ -154,31 +150,34 @@ class Store:
             if note:
                 db.execute("INSERT INTO notes VALUES (?, ?)", (fingerprint, json.dumps(note)))
 
-        self._run(write)
+        self._run(write, "IMMEDIATE")
 
     # --- the file ---
 
-    def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run `work` in one transaction; a damaged file is put aside and begun anew, once."""
+    def _run(self, work: Callable[[sqlite3.Connection], _T], mode: str = "DEFERRED") -> _T:
+        """Run `work` in one transaction; a damaged file is put aside and begun anew, once.
+
+        Writers begin "IMMEDIATE": a read that turns into a write cannot wait for its turn.
+        """
         try:
-            with self._connection() as db:
+            with self._connection(mode) as db:
                 return work(db)
         except sqlite3.OperationalError:  # locked, full, read-only: not damaged
             raise
         except sqlite3.DatabaseError as error:
             self._rebuild(error)
-            with self._connection() as db:
+            with self._connection(mode) as db:
                 return work(db)
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, mode: str) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as db:
             db.isolation_level = None
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
                 _prepare(db)
-            db.execute("BEGIN")
+            db.execute(f"BEGIN {mode}")
             try:
                 yield db
                 db.execute("COMMIT")
@@ -198,7 +197,7 @@ class Store:
             f"your model folders. {len(notes)} of your notes were saved; the damaged file is kept "
             f"as {aside.name}."
         )
-        with self._connection() as db:
+        with self._connection("IMMEDIATE") as db:
             db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes)
 
     def _salvage_notes(self) -> list[tuple[str, str]]:
@@ -251,7 +250,3 @@ def card_from_row(row: str) -> ModelCard:
         values[column] = tuple(values[column])
     values["trigger_groups"] = tuple(tuple(group) for group in values["trigger_groups"])
     return ModelCard(**values)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]

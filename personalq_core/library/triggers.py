@@ -17,7 +17,11 @@ _LORA_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.I)
 _WEIGHT = re.compile(r"(?<!\\)\(+([^()\\:]*):\s*-?[\d.]+\)+")
 # Names of dataset folders that say where pictures lie, not what was taught.
 _FOLDER_WORDS = frozenset(
-    ["img", "imgs", "image", "images", "data", "dataset", "datasets", "train", "training", "input", "concept", "instance", "class", "reg", "pics", "photos", "pictures", "style", "character", "person", "man", "woman", "girl", "boy", "object", "dog", "cat", "face"]
+    re.findall(
+        r"\w+",
+        "img imgs image images data dataset datasets train training input concept instance class "
+        "reg pics photos pictures style character person man woman girl boy object dog cat face",
+    )
 )
 
 

@@ -6,6 +6,10 @@ import re
 from datetime import datetime, timezone
 from typing import Any
 
+# The version of a base model in a name is not the file's own.
+_BASE = re.compile(
+    r"(?i)(?:stable[-_ ]?diffusion|\bsd|\bflux|\bwan|pony|noobai)[-_ ]?(?:xl)?[-_ ]?v[-_ ]?\d[\d.]*"
+)
 # "v1", "V2.1", "v.1.0", "ver 3", "version 2"; in "sithoutfitV1" a capital V begins the version.
 _VERSION = re.compile(
     r"(?:(?<![A-Za-z0-9])[vV](?:er(?:sion)?)?|(?<=[a-z])V|(?<![A-Za-z])[vV])"
@@ -23,7 +27,7 @@ def version_in(text: str) -> str | None:
 
     A name with both keeps both ("v0.5 epoch 2"): the epoch tells snapshots of one training apart.
     """
-    found = _VERSION.search(text[:400])
+    found = _VERSION.search(_BASE.sub(" ", text[:400]))
     version = "v" + found.group(1).replace("_", ".") if found else ""
     return " ".join(filter(None, (version, epoch_in(text)))) or None
 
