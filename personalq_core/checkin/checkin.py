@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -125,16 +126,18 @@ class CheckIn:
         """(cards, dim), embedding only texts that were never embedded before."""
         if self._embedder is None or not cards:
             return None
-        texts = [card_text(card) for card in cards]
+        by_card = [card_text(card) for card in cards]
+        texts = {_text_key(text): text for text in by_card}
         model_id = self._embedder.model_id
-        known = self._store.embeddings(model_id, texts) if self._store else {}
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        known = self._store.load_vectors(model_id, list(texts)) if self._store else {}
+        missing = [key for key in texts if key not in known]
         if missing:
-            fresh = dict(zip(missing, self._embedder.embed(missing), strict=True))
+            made = self._embedder.embed([texts[key] for key in missing])
+            fresh = dict(zip(missing, made, strict=True))
             if self._store:
-                self._store.add_embeddings(model_id, fresh)
+                self._store.save_vectors(model_id, fresh)
             known = {**known, **fresh}
-        return np.stack([known[text] for text in texts])
+        return np.stack([known[_text_key(text)] for text in by_card])
 
     def _styles(
         self,
@@ -276,3 +279,7 @@ def _why_empty(cards: Sequence[ModelCard], base_family: str | None) -> str:
 def _style_words(index: Index, number: int) -> set[str]:
     fields = index.fields[number]
     return {*fields["title"], *fields["tags"], *fields["triggers"]}
+
+
+def _text_key(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
