@@ -35,15 +35,19 @@ class PersonalQTAQQuantize(io.ComfyNode):
                     "format",
                     options=["int8", "int4"],
                     default="int8",
+                    optional=True,
                     tooltip="int8: half the memory, safest. int4: less than a third, smallest.",
                 ),
             ],
-            outputs=[io.Model.Output("model"), io.String.Output("report")],
+            outputs=[
+                io.Model.Output("quantized", display_name="model"),
+                io.String.Output("report"),
+            ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model: Any, format: str, trigger: str = "") -> io.NodeOutput:
+    def execute(cls, model: Any, trigger: str = "", format: str = "int8") -> io.NodeOutput:
         quantized, plan = quantized_model(model, format, progress=folders.progress())
         loaded_bytes = size_bytes(model.model.diffusion_model)
         data, text = describe(quantized.model.diffusion_model, plan, loaded_bytes, trigger)
