@@ -65,8 +65,10 @@ class Library:
                 roots = [Root(kind, path) for kind, path in folders.model_folders()]
                 report = scan(roots, self._store, folders.progress())
                 self._cards = tuple(report.cards)
-                self._notices = self._engine_notices + tuple(self._store.notices) + tuple(
-                    f"{refused.name}: {refused.reason}" for refused in report.refused
+                self._notices = (
+                    self._engine_notices
+                    + tuple(self._store.notices)
+                    + tuple(refused.reason for refused in report.refused)
                 )
                 self._state = state
             return self._engine, self._cards, self._notices

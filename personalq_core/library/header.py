@@ -7,6 +7,7 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,19 +114,17 @@ def _tensor(entry: Any) -> tuple[tuple[int, ...], int]:
     """(shape, end offset) of one entry of the header; HeaderError where they disagree."""
     try:
         shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-        items = 1
-        for length in shape:
-            items *= length
-            if length < 0 or items > 1 << 62:
-                raise ValueError
-        bits = _ITEM_BITS.get(entry["dtype"])  # formats to come are not refused for their name
-        if not 0 <= start <= end or (bits and items * bits != (end - start) * 8):
+        # Types first: 2**60 * "text" would fill the memory.
+        if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
             raise ValueError
-        return shape, end
+        bits = _ITEM_BITS.get(entry["dtype"])  # formats to come are not refused for their name
+        if start > end or (bits and math.prod(shape) * bits != (end - start) * 8):
+            raise ValueError
     except (TypeError, KeyError, ValueError) as error:
         raise HeaderError(
             "has a damaged header (a tensor does not fit); download it again"
         ) from error
+    return shape, end
 
 
 def _strings(metadata: Any) -> dict[str, str]:

@@ -72,7 +72,7 @@ def trained_triggers(metadata: Mapping[str, str], name: str) -> tuple[str, ...]:
         if not words or len(words) > 4 or set(words) <= _FOLDER_WORDS:
             continue
         telling = [word for word in words if word not in _FOLDER_WORDS]
-        if any(_made_up(word) or word in known for word in telling) and _used(taught, counts):
+        if any(made_up(word) or word in known for word in telling) and _used(taught, counts):
             found[taught] = None
     if not found:
         for tags, captions in counts.values():
@@ -108,29 +108,32 @@ def _in_nearly_all(tags: Counter[str], captions: int, known: set[str]) -> list[s
     for tag, count in tags.items():  # whole captions: count the words in them
         words.update(dict.fromkeys(set(re.findall(r"[^\s,.;()]+", tag)), count))
     wanted = _NEARLY_ALL * captions
-    telling = [word for word, n in words.most_common(50) if n >= wanted and _made_up(word.lower())]
+    telling = [word for word, n in words.most_common(50) if n >= wanted and made_up(word.lower())]
     return telling[:1]
 
 
 def _stands_out(tag: str, known: set[str]) -> bool:
     words = re.findall(r"[a-z0-9]+", tag.lower())
-    return any(_made_up(word) or (word in known and word not in _FOLDER_WORDS) for word in words)
+    return any(made_up(word) or (word in known and word not in _FOLDER_WORDS) for word in words)
 
 
 _COUNTED = re.compile(r"\d+(?:girl|boy|person|other|people|man|woman|k|d|mm|st|nd|rd|th|px|s)s?")
 
 
-def _made_up(word: str) -> bool:
-    """Does a lower-case word look invented: digits among letters, or too few vowels to be read?"""
+# No vowel at all, five consonants in a row, or two letters that words do not put together.
+_UNREADABLE = re.compile(
+    r"^[^aeiouy]+$|[bcdfghjklmnpqrstvwxz]{5}|q[^u]|[bcdfghjkmpqrstvwxz]x|[jvwz][bcdfgjkpqvxz]"
+)
+
+
+def made_up(word: str) -> bool:
+    """Does a lower-case word look invented: digits among letters, or nothing one could read?"""
     letters = re.sub(r"[^a-z]", "", word)
     if len(letters) < 2 or _COUNTED.fullmatch(word):
         return False
     if re.search(r"[a-z]", word) and re.search(r"\d", word):
         return True
-    return len(letters) >= 3 and (
-        not re.search(r"[aeiouy]", letters)
-        or bool(re.search(r"[bcdfghjklmnpqrstvwxz]{5}", letters))
-    )
+    return len(letters) >= 3 and bool(_UNREADABLE.search(letters))
 
 
 def _counts(metadata: Mapping[str, str]) -> dict[str, tuple[Counter[str], int]]:

@@ -1,0 +1,343 @@
+"""Folders to cards: every source in its rank, only changes read again, nothing brings it down."""
+
+import json
+import multiprocessing
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from personalq_core.__main__ import main
+from personalq_core.library import Root, Store, roots_in, scan
+from personalq_core.library.concept import concept_groups
+
+from .files import lora, safetensors_bytes, write
+
+KOHYA = {
+    "ss_output_name": "barnaby_v4",
+    "ss_base_model_version": "sd_v1",
+    "ss_training_finished_at": "1700000000",
+    "ss_tag_frequency": json.dumps({"10_tdybr4 bear": {"tdybr4 bear": 20, "beach": 4}}),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "index" / "library.sqlite")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    write(tmp_path / "models/loras/toys/barnaby_v4.safetensors", metadata=KOHYA)
+    write(tmp_path / "models/loras/mug.safetensors", lora(2048), fill=1)
+    write(
+        tmp_path / "models/checkpoints/base.safetensors",
+        {
+            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (
+                3,
+                768,
+            ),
+            "first_stage_model.encoder.conv_in.weight": (1,),
+        },
+    )
+    return tmp_path / "models"
+
+
+def one(folder: Path, store: Store | None = None, kind: str | None = "lora"):
+    (card,) = scan([Root(kind, str(folder))], store).cards
+    return card
+
+
+def beside(path: Path, suffix: str, content) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    Path(str(path).removesuffix(".safetensors") + suffix).write_text(text)
+
+
+def test_a_models_folder(models, store):
+    report = scan(roots_in(models), store)
+    cards = {card.id: card for card in report.cards}
+    assert set(cards) == {
+        "lora:toys/barnaby_v4.safetensors", "lora:mug.safetensors", "checkpoint:base.safetensors",
+    }  # fmt: skip
+    bear = cards["lora:toys/barnaby_v4.safetensors"]
+    assert bear.triggers == ("tdybr4 bear",)
+    assert (bear.title, bear.version, bear.base_family) == ("barnaby v4", "v4", "sd15")
+    assert bear.created_at == "2023-11-14T22:13:20Z"
+    assert bear.sources["triggers"] == "kohya header"
+    assert bear.sources["base_family"] == "kohya header"
+    assert cards["lora:mug.safetensors"].triggers == ()
+    assert cards["lora:mug.safetensors"].base_family == "sdxl"
+    assert cards["lora:mug.safetensors"].sources["base_family"] == "tensor shapes"
+
+
+def test_only_changes_are_read_again(models, store, monkeypatch):
+    first = scan(roots_in(models), store)
+    assert first.changed
+    read = []
+    real = scan.__globals__["read_card"]
+    monkeypatch.setitem(scan.__globals__, "read_card", lambda *a: (read.append(a[1]), real(*a))[1])
+    again = scan(roots_in(models), store)
+    assert (again.changed, read) == (False, [])
+    assert again.cards == first.cards
+    beside(models / "loras/mug.safetensors", ".txt", "mgq cup")
+    third = scan(roots_in(models), store)
+    assert third.changed and read == ["mug.safetensors"]
+    os.remove(models / "loras/mug.safetensors")
+    last = scan(roots_in(models), store)
+    assert last.changed and len(last.cards) == 2
+    assert store.search("mug") == []
+
+
+def test_sidecars_in_their_rank(tmp_path, store):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, ".txt", "from text")
+    assert one(tmp_path, store).triggers == ("from text",)
+    rgthree = {"trainedWords": [{"word": "rg word", "civitai": True}, {"word": "1girl"}]}
+    beside(path, ".safetensors.rgthree-info.json", rgthree)
+    assert one(tmp_path, store).triggers == ("rg word",)
+    beside(path, ".json", {"activation text": "a1 word, hat", "preferred weight": 0.7})
+    card = one(tmp_path, store)
+    assert (card.triggers, card.strength) == (("a1 word", "hat"), 0.7)
+    civitai = {
+        "name": "v3", "baseModel": "SD 1.5", "trainedWords": ["civ one", "civ two, bow"],
+        "createdAt": "2024-05-06T07:08:09.123Z", "description": "<p>Blue <b>scarf</b></p>",
+        "model": {"name": "Barnaby", "tags": ["toy"]},
+    }  # fmt: skip
+    beside(path, ".civitai.info", civitai)
+    card = one(tmp_path, store)
+    assert card.trigger_groups == (("civ one",), ("civ two", "bow"))
+    assert (card.title, card.tags, card.version) == ("Barnaby", ("toy",), "v3")
+    assert (card.description, card.created_at) == ("Blue scarf", "2024-05-06T07:08:09Z")
+    assert card.strength == 0.7 and card.sources["strength"] == "A1111 sidecar"
+    manager = {"model_name": "My Barnaby", "usage_tips": '{"strength": 0.9}', "civitai": civitai}
+    beside(path, ".metadata.json", manager)
+    card = one(tmp_path, store)
+    assert (card.title, card.strength) == ("My Barnaby", 0.9)
+    assert card.sources["title"] == "Lora Manager sidecar"
+    store.set_note(card.fingerprint, title="Bear", triggers=["mine"])
+    card = one(tmp_path, store)
+    assert (card.title, card.triggers, card.sources["title"]) == ("Bear", ("mine",), "your note")
+    store.set_note(card.fingerprint)
+    assert one(tmp_path, store).title == "My Barnaby"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 50_000, '{"civitai": 3}', "\0"])
+@pytest.mark.parametrize(
+    "suffix", [".metadata.json", ".civitai.info", ".json", ".safetensors.rgthree-info.json"]
+)
+def test_broken_sidecars_change_nothing(tmp_path, suffix, content):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, suffix, content)
+    assert one(tmp_path).triggers == ("tdybr4 bear",)
+
+
+def test_a_sidecar_of_wrong_types_says_nothing(tmp_path):
+    path = write(tmp_path / "x.safetensors")
+    wrong = {"model_name": ["x"], "tags": {"a": 1}, "civitai": {"trainedWords": "abc", "name": {}}}
+    beside(path, ".metadata.json", wrong)
+    card = one(tmp_path)
+    assert (card.title, card.triggers, card.tags) == ("x", (), ())
+
+
+def test_a_wrong_label_loses_against_the_tensors(tmp_path):
+    path = write(tmp_path / "x.safetensors", lora(2048))
+    beside(path, ".civitai.info", {"baseModel": "SD 1.5"})
+    assert one(tmp_path).base_family == "sdxl"
+    beside(path, ".civitai.info", {"baseModel": "Pony"})
+    assert one(tmp_path).sources["base_family"] == "Civitai sidecar"
+
+
+def test_hostile_text_is_made_plain(tmp_path):
+    path = write(tmp_path / "x.safetensors")
+    name = "bear\u202e\ud800\x00 <img src=x>"
+    beside(path, ".civitai.info", {"model": {"name": name}, "trainedWords": ["w" * 100_000]})
+    card = one(tmp_path)
+    card.title.encode()
+    assert card.title == "bear <img src=x>"
+    assert len(card.triggers[0]) <= 1000
+
+
+def test_refusals_name_file_and_remedy_and_the_rest_works(models, store, tmp_path):
+    loras = models / "loras"
+    whole = safetensors_bytes(lora())
+    (loras / "cut.safetensors").write_bytes(whole[:-10])
+    (loras / "vae.safetensors").write_bytes(
+        safetensors_bytes({"encoder.conv_in.weight": (1,), "decoder.conv_in.weight": (1,)})
+    )
+    outside = write(tmp_path / "secret.safetensors")
+    (loras / "link.safetensors").symlink_to(outside)
+    for name in ("old.ckpt", "a.pt", "b.bin", "c.pth"):
+        pickle = loras / name
+        pickle.write_bytes(b"\x80\x02")
+        pickle.chmod(0)  # never opened
+    for _ in range(2):
+        report = scan(roots_in(models), store)
+        assert len(report.cards) == 3
+        reasons = {bad.name: bad.reason for bad in report.refused}
+        assert all(name in reason for name, reason in reasons.items())
+        assert "download it again" in reasons["cut.safetensors"]
+        assert "models/vae" in reasons["vae.safetensors"]
+        assert "out of the model folders" in reasons["link.safetensors"]
+        assert {n for n, r in reasons.items() if "pickle" in r} == {
+            "old.ckpt", "a.pt", "b.bin", "c.pth",
+        }  # fmt: skip
+    (loras / "cut.safetensors").write_bytes(whole)
+    assert len(scan(roots_in(models), store).cards) == 4
+
+
+def test_linked_folders_and_strange_names(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
+    write(tmp_path / "a" / "熊 'v2' %.safetensors")
+    Path(os.fsdecode(os.fsencode(str(tmp_path / "a")) + b"/bad\xff.safetensors")).write_bytes(b"")
+    report = scan([Root("lora", str(tmp_path / "a")), Root("lora", str(tmp_path / "none"))])
+    assert [card.name for card in report.cards] == ["熊 'v2' %.safetensors"]
+    assert "rename it" in report.refused[0].reason
+    report.refused[0].name.encode()
+
+
+def test_the_first_of_two_files_under_one_name_counts(tmp_path):
+    write(tmp_path / "a/x.safetensors", fill=1)
+    write(tmp_path / "b/x.safetensors", fill=2)
+    (card,) = scan([Root("lora", str(tmp_path / "a")), Root("lora", str(tmp_path / "b"))]).cards
+    assert card.path == str(tmp_path / "a/x.safetensors")
+
+
+def test_progress(models, store):
+    seen = []
+    scan(roots_in(models), store, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# --- the store ---
+
+
+def test_a_damaged_file_is_rebuilt_with_a_notice_and_the_notes(models, store):
+    card = scan(roots_in(models), store).cards[0]
+    store.set_note(card.fingerprint, title="Kept")
+    with sqlite3.connect(store.path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.path.write_bytes(b"this is no database" * 500)
+    reopened = Store(store.path)
+    assert "rebuilt" in reopened.notices[0]
+    assert len(scan(roots_in(models), reopened).cards) == 3
+    assert not scan(roots_in(models), Store(store.path)).changed
+
+
+def test_damage_while_open_is_survived(models, store):
+    scan(roots_in(models), store)
+    size = store.path.stat().st_size
+    for suffix in ("-wal", "-shm"):
+        Path(f"{store.path}{suffix}").unlink(missing_ok=True)
+    with store.path.open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(size - 100))
+    assert len(scan(roots_in(models), store).cards) == 3
+    assert store.notices
+
+
+def test_a_crash_in_mid_scan_loses_nothing(models, store, monkeypatch):
+    scan(roots_in(models), store)
+    write(models / "loras/new.safetensors", fill=5)
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(scan.__globals__, "read_card", crash)
+    with pytest.raises(KeyboardInterrupt):
+        scan(roots_in(models), store)
+    monkeypatch.undo()
+    report = scan(roots_in(models), store)
+    assert report.changed and len(report.cards) == 4
+
+
+def test_a_failed_write_is_undone(store):
+    with pytest.raises(sqlite3.Error):
+        store.update("r", [("a", "1", "reason"), ("b", None, "reason")])
+    assert store.files("r") == {}
+
+
+def _scan_in_process(models: str, index: str) -> int:
+    return len(scan(roots_in(models), Store(index)).cards)
+
+
+def test_two_processes_share_a_store(models, store):
+    for number in range(30):
+        write(models / f"loras/n{number}.safetensors", fill=number)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        counts = pool.starmap(_scan_in_process, [(str(models), str(store.path))] * 4)
+    assert counts == [33] * 4
+    assert not scan(roots_in(models), store).changed
+
+
+def test_search_takes_any_text(models, store):
+    scan(roots_in(models), store)
+    assert store.search("my Barnaby bear")[0][0] == "lora:toys/barnaby_v4.safetensors"
+    for query in ("", '"', "a AND OR NOT", "*", "title:x", "née)", "\0"):
+        store.search(query)
+
+
+def test_vectors_are_kept_by_model_and_text(store):
+    store.save_vectors("m", {f"k{n}": np.full(3, n, "f4") for n in range(1200)})
+    found = store.load_vectors("m", [f"k{n}" for n in range(1300)])
+    assert len(found) == 1200 and found["k7"].tolist() == [7, 7, 7]
+    assert store.load_vectors("other", ["k1"]) == {}
+
+
+def test_a_note_of_an_unknown_field_is_refused(store):
+    with pytest.raises(ValueError, match="path"):
+        store.set_note("0123456789", path="/etc/passwd")
+
+
+# --- from the shell ---
+
+
+def test_scan_command(models, capsys, tmp_path):
+    (models / "loras/old.ckpt").write_bytes(b"")
+    assert main(["scan", str(models), "--json", "--index", str(tmp_path / "i.sqlite")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    bear = next(card for card in answer["cards"] if "barnaby" in card["file_name"])
+    assert (bear["kind"], bear["base_family"], bear["triggers"]) == (
+        "lora",
+        "sd15",
+        ["tdybr4 bear"],
+    )
+    assert [bad["file"] for bad in answer["refused"]] == ["old.ckpt"]
+    assert main(["scan", str(models / "loras")]) == 0
+    assert "2 models, 1 refused" in capsys.readouterr().out
+    assert main(["scan", str(models / "nothing")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_checkin_command(models, capsys, monkeypatch):
+    from personalq_core.models import embed
+
+    monkeypatch.setattr(embed, "load_embedder", lambda: (None, None))
+    request = "my barnaby bear on the beach"
+    assert main(["checkin", request, "--models", str(models), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["status"] == "chosen"
+    assert answer["choice"]["name"] == "toys/barnaby_v4.safetensors"
+    assert "tdybr4 bear" in answer["prompt"]
+    assert main(["checkin", request, "--models", str(models)]) == 0
+    assert "prompt: " in capsys.readouterr().out
+    assert main(["checkin", " ", "--models", str(models)]) == 2
+
+
+# --- concepts ---
+
+
+def test_concepts_are_grouped_by_content(tmp_path):
+    for name, trigger in (
+        ("clv_a", "clvr rabbit"), ("clv_b_xl", "clvrxl rabbit"), ("bear_v1", ""),
+        ("bear_v2-000004", ""), ("a_style", "watercolour style"), ("b_style", "ink style"),
+    ):  # fmt: skip
+        write(tmp_path / f"{name}.safetensors", metadata={"modelspec.trigger_phrase": trigger})
+    groups = concept_groups(scan([Root("lora", str(tmp_path))]).cards)
+    names = [sorted(card.name.split(".")[0] for card in group) for group in groups]
+    assert sorted(names) == [
+        ["a_style"], ["b_style"], ["bear_v1", "bear_v2-000004"], ["clv_a", "clv_b_xl"],
+    ]  # fmt: skip
