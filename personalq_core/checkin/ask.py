@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..library.card import ModelCard
-from .words import FUNCTION_WORDS, stem
+from .words import FUNCTION_WORDS, stem, terms
 
 MAX_OPTIONS = 5
 _DULL = {"lora", "model", "version", "style", "my", "our", "trained", "photo", "photos"}
+_ARTICLES = {"a", "an", "the"}
 _BASE_NAMES = {
     "sd15": "SD 1.5", "sd20": "SD 2", "sdxl": "SDXL", "flux": "Flux", "sd3": "SD 3",
     "qwen-image": "Qwen-Image", "wan": "Wan",
@@ -19,7 +20,8 @@ _BASE_NAMES = {
 
 def differences(cards: Sequence[ModelCard]) -> list[str]:
     """For each card, what tells it from the others: "blue scarf, v4, 2025-06"."""
-    texts = [_own_words(card) for card in cards]
+    called = {term for card in cards for trigger in card.triggers for term in terms(trigger)}
+    texts = [[word for word in _own_words(card) if stem(word) not in called] for card in cards]
     counts = Counter(word for text in texts for word in {stem(w) for w in text})
     many_versions = len({card.version for card in cards}) > 1
     many_bases = len({card.base_family for card in cards}) > 1
@@ -59,6 +61,8 @@ def _phrases(text: list[str], counts: Counter[str], size: int) -> list[str]:
     phrases, run = [], []
     for word in [*text, "."]:
         plain = stem(word)
+        if plain in _ARTICLES:
+            continue
         telling = (
             word[0].isalnum() and counts[plain] <= size / 2 and plain not in FUNCTION_WORDS
             and plain not in _DULL and not re.fullmatch(r"v?\d+", plain)

@@ -76,15 +76,8 @@ class CheckIn:
             if first.status == "ask":
                 offered = {c.card.id for c in first.options}
         found = index.search(asked)
-        allowed = [
-            number
-            for number, card in enumerate(index.cards)
-            if card.kind in kinds
-            and _fits(card, base_family)
-            and _fits(card, asked.base)
-            and (offered is None or card.id in offered)
-        ]
-        if not allowed:
+        allowed = _allowed(index, kinds, {base_family, asked.base} - {None}, offered)
+        if not len(allowed):
             return _nothing(intent, (), _why_empty(cards, base_family or asked.base))
         scored = rerank(asked, index, found, top_numbers(found, allowed), self._weights)
         candidates = _candidates(index, scored)
@@ -145,7 +138,7 @@ class CheckIn:
         index: Index,
         found: Retrieved,
         choice: Candidate,
-        allowed: Sequence[int],
+        allowed: Sequence[int] | np.ndarray,
     ) -> tuple[Candidate, ...]:
         """Models named by words that the choice does not answer."""
         own = set().union(*index.fields[index.cards.index(choice.card)].values())
@@ -208,11 +201,24 @@ def _with_answer(intent: Intent, answer: str, now: datetime) -> Intent:
     )
 
 
+def _allowed(
+    index: Index, kinds: Sequence[str], families: set[str | None], offered: set[str] | None
+) -> np.ndarray:
+    """Numbers of the cards that may be chosen: an unknown base family may."""
+    allowed = np.isin(index.kinds, list(kinds))
+    for family in families:
+        allowed &= (index.families == "") | (index.families == family)
+    numbers = np.flatnonzero(allowed)
+    if offered is not None:
+        return np.array([n for n in numbers if index.cards[n].id in offered], int)
+    return numbers
+
+
 def _fits(card: ModelCard, base_family: str | None) -> bool:
     return base_family is None or card.base_family in (None, base_family)
 
 
-def top_numbers(found: Retrieved, allowed: Sequence[int]) -> list[int]:
+def top_numbers(found: Retrieved, allowed: Sequence[int] | np.ndarray) -> list[int]:
     """The cards that retrieval ranks first among the allowed ones, best first."""
     numbers = np.asarray(allowed)
     scores = found.fused[numbers]

@@ -77,7 +77,8 @@ _ORDINAL_VERSION = [
 ]  # fmt: skip
 
 _NEWEST = re.compile(
-    r"\b(?:the\s+)?(?:newest|latest|newer|most recent|up[- ]to[- ]date|current|recent|m[áa]s recientes?"
+    r"\b(?:the\s+)?(?:newest|latest|newer|most recent|up[- ]to[- ]date|current|recent"
+    r"|m[áa]s recientes?"
     r"|m[áa]s nuev[oa]|últim[oa]|actual|neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?"
     r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新的?|新しい|最近的?",
     re.I,
@@ -89,14 +90,19 @@ _OLDEST = re.compile(
     r"|\bfirst(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we)\b)|最早的?|最旧的?|以前的?|最初の|古い",
     re.I,
 )
-_BEFORE = re.compile(r"\b(?:before|antes de|bevor|vor (?:dem|der)|avant|als \w+ noch)\b|之前|の前", re.I)
+_BEFORE = re.compile(
+    r"\b(?:before|antes de|bevor|vor (?:dem|der)|avant|als \w+ noch)\b|之前|の前", re.I
+)
 _AFTER = re.compile(
     r"\b(?:after|since|después de|nachdem|nach (?:dem|der)|apr[eè]s)\b|之后|の後", re.I
 )
 _SOFT_OLD = re.compile(r"\b(?:old|viej[oa]|alte[nrsm]?|vieux|vieille)\b", re.I)
 _SOFT_NEW = re.compile(r"\b(?:new|nuev[oa]|neue[nrsm]?|nouvelle|nouveau)\b", re.I)
 
-_MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
+_MONTHS = [
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
+]  # fmt: skip
 _MONTH = "|".join(_MONTHS)
 _PERIOD = re.compile(
     rf"\b(?:from|in|of|made in)?\s*(?:(?P<rel>this|last)\s+)?(?P<month>{_MONTH})"
@@ -110,7 +116,8 @@ _PERIOD = re.compile(
 _SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
 
 _BASE_NAME = (
-    r"sd\s?xl(?:\s?1\.0)?|sd\s?1\.?5|sd\s?2\.[01]|sd\s?3(?:\.5)?|stable diffusion (?:xl|\d(?:\.\d)?)"
+    r"sd\s?xl(?:\s?1\.0)?|sd\s?1\.?5|sd\s?2\.[01]|sd\s?3(?:\.5)?"
+    r"|stable diffusion (?:xl|\d(?:\.\d)?)"
     r"|flux(?:[. ]?[12])?(?:[. ]?d(?:ev)?)?|pony(?:xl)?|illustrious|noob\s?ai|qwen(?:[- ]image)?"
     r"|z-image|chroma|hidream|wan\s?2(?:\.\d)?"
 )
@@ -141,14 +148,20 @@ _SCENE = re.compile(
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|[“\"]|在",
     re.I,
 )
-_STYLE = re.compile(r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon"
-                    r"|panels|version|lora|model|merge)s?\b", re.I)  # fmt: skip
+_STYLE = re.compile(
+    r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon|panels"
+    r"|version|lora|model|merge)s?\b",
+    re.I,
+)
 _MANNER = re.compile(
     r"\bas an?\b[^,.;]*|\b(?:in|on|with) (?:my|the|an?|one of my)\b[^,.;]*\b(?:style|look|posters?|"
     r"merge|panels|cartoon)\b|,[^,.;]*\b(?:style|look)\b[^,.;]*",
     re.I,
 )
-PROTECTED = re.compile(r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b|\bAND\b")
+PROTECTED = re.compile(
+    r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b"
+    r"|\bAND\b"
+)
 
 
 def understand(request: str, now: datetime) -> Intent:
@@ -265,7 +278,8 @@ def _period(
         count = number.get(found["ago"].lower()) or int(found["ago"])
         days = {"day": 1, "week": 7, "month": 30.4, "year": 365.25}[found["ago_unit"].lower()]
         middle = day - timedelta(days=min(count, 99) * days)
-        return (middle - timedelta(days=days / 2), middle + timedelta(days=days / 2)), [found.span()]
+        half = timedelta(days=days / 2)
+        return (middle - half, middle + half), [found.span()]
     else:
         return (day - timedelta(days=1), day), [found.span()]
     return (start, _add_months(start, months)), [found.span()]

@@ -25,6 +25,9 @@ FEATURES = (
 )  # fmt: skip
 """Names of the features, in the order of the columns."""
 
+_BY_DATE = 0.8
+"""A file's date inside the time asked for is weaker than the year in its title."""
+
 # Words that exclude one another: asked for one, a card that says another is the wrong one.
 _EXCLUSIVE = tuple(
     {stem(word): word for word in group.split()}
@@ -259,16 +262,17 @@ def _period(intent: Intent, card: ModelCard, why: list[str]) -> float:
     if not intent.period:
         return 0.0
     start, end = intent.period
-    if str(start.year) in f"{card.title} {card.version} {card.description[:400]}" and (
-        end - start
-    ).days >= 360:
+    if (
+        str(start.year) in f"{card.title} {card.version} {card.description[:400]}"
+        and (end - start).days >= 360
+    ):
         return 1.0
     if not card.created_at:
         return 0.0
     made = datetime.fromisoformat(card.created_at).replace(tzinfo=None)
     inside = start.replace(tzinfo=None) <= made < end.replace(tzinfo=None)
     why.append(f"made {_date(card)}" + ("" if inside else ", outside the time asked for"))
-    return 1.0 if inside else -1.0
+    return _BY_DATE if inside else -1.0
 
 
 def _base(intent: Intent, card: ModelCard, own: set[str], why: list[str]) -> float:

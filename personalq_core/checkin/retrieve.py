@@ -103,6 +103,8 @@ class Index:
         self.cards = tuple(cards)
         self.embedder = embedder
         self.vectors = vectors
+        self.kinds = np.array([card.kind for card in self.cards])
+        self.families = np.array([card.base_family or "" for card in self.cards])
         self.fields = [_fields(card) for card in self.cards]
         self._build_postings()
         self._grams: defaultdict[str, list[str]] = defaultdict(list)

@@ -11,9 +11,56 @@ from .intent import PROTECTED, Intent
 from .words import FUNCTION_WORDS, Word, fold, stem, terms, words
 
 _DETERMINERS = frozenset(
-    "a an the my our your his her its their this that mi mis nuestro nuestra el la los las un una "
-    "mein meine meinen meiner unser unsere unserer der die das den dem ein eine einen le les l mon "
-    "ma mes notre nos une old new".split()  # noqa: SIM905
+    [
+        "a",
+        "an",
+        "the",
+        "my",
+        "our",
+        "your",
+        "his",
+        "her",
+        "its",
+        "their",
+        "this",
+        "that",
+        "mi",
+        "mis",
+        "nuestro",
+        "nuestra",
+        "el",
+        "la",
+        "los",
+        "las",
+        "un",
+        "una",
+        "mein",
+        "meine",
+        "meinen",
+        "meiner",
+        "unser",
+        "unsere",
+        "unserer",
+        "der",
+        "die",
+        "das",
+        "den",
+        "dem",
+        "ein",
+        "eine",
+        "einen",
+        "le",
+        "les",
+        "l",
+        "mon",
+        "ma",
+        "mes",
+        "notre",
+        "nos",
+        "une",
+        "old",
+        "new",
+    ]
 )
 
 

@@ -17,12 +17,12 @@ _MARKS = {
     "es": "el la los las un una mi mis nuestro nuestra de del con en y sin por para que al su",
     "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und im am "
     "auf ohne nicht von vom für als es war noch aus bei ist zum zur",
-    "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au aux "
-    "qui est l d",
+    "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au "
+    "aux qui est l d",
 }
 _ENGLISH = frozenset(
-    "the a an my our of with and in on at for to not no is as his her this that it without from"
-    .split()
+    ["the", "a", "an", "my", "our", "of", "with", "and", "in", "on", "at", "for", "to", "not",
+    "no", "is", "as", "his", "her", "this", "that", "it", "without", "from"]
 )  # fmt: skip
 
 
@@ -91,18 +91,12 @@ def _segment(request: str, word: Word, table: dict[str, str]) -> list[Word]:
     found: list[Word] = []
     place = 0
     unknown = ""
-    for_name = ""
     text = word.text
     while place <= len(text):
-        size = next(
-            (n for n in range(min(8, len(text) - place), 0, -1) if text[place : place + n] in table),
-            0,
-        )
-        if (size or place == len(text)) and unknown:
-            start = word.start + place - len(unknown)
-            for_name = romaji(unknown) or unknown
-            if len(unknown) > 1:
-                found.append(Word(for_name, stem(for_name), start, word.start + place))
+        sizes = range(min(8, len(text) - place), 0, -1)
+        size = next((n for n in sizes if text[place : place + n] in table), 0)
+        if size or place == len(text):
+            found += _name(unknown, word.start + place)
             unknown = ""
         if place == len(text):
             break
@@ -114,14 +108,19 @@ def _segment(request: str, word: Word, table: dict[str, str]) -> list[Word]:
         else:
             if not re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]):
                 unknown += text[place]
-            elif unknown:
-                start = word.start + place - len(unknown)
-                for_name = romaji(unknown) or unknown
-                if len(unknown) > 1:
-                    found.append(Word(for_name, stem(for_name), start, word.start + place))
+            else:
+                found += _name(unknown, word.start + place)
                 unknown = ""
             place += 1
     return found
+
+
+def _name(text: str, end: int) -> list[Word]:
+    """The word of a name that ends at `end`; a single character is none."""
+    if len(text) < 2:
+        return []
+    latin = romaji(text) or text
+    return [Word(latin, stem(latin), end - len(text), end)]
 
 
 _ROWS = {

@@ -116,7 +116,7 @@ def test_an_empty_folder_is_said(comfy, models):
 def test_bad_files_are_named_and_the_others_work(comfy, bears):
     (bears / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     (bears / "old.ckpt").write_bytes(b"\x80\x02}q\x00.")
-    run, decision = decide(comfy, "my newest bear on the beach")
+    _, decision = decide(comfy, "my newest bear on the beach")
     assert decision["choice"]["name"] == "barnaby_v4.safetensors"
     notices = " ".join(decision["notices"])
     assert "cut.safetensors" in notices

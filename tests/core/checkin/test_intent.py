@@ -33,7 +33,8 @@ def test_order(request_, order):
 @pytest.mark.parametrize(
     ("request_", "start", "end"),
     [("fox from last spring", (2025, 3), (2025, 6)), ("fox from 2023", (2023, 1), (2024, 1)),
-     ("fox from this september", (2025, 9), (2025, 10)), ("fox from december", (2024, 12), (2025, 1)),
+     ("fox from this september", (2025, 9), (2025, 10)),
+     ("fox from december", (2024, 12), (2025, 1)),
      ("fox from last year", (2024, 1), (2025, 1))],
 )  # fmt: skip
 def test_period(request_, start, end):

@@ -42,8 +42,38 @@ def test_a_trigger_without_a_class_noun_keeps_the_noun():
 
 TEXTS = st.lists(
     st.sampled_from(
-        "my the newest old bear Barnaby v4 blue scarf mug house on beach , . ( ) :1.2 BREAK not no "
-        "<lora:bear:1> __bear__ {a|bear} embedding:bear tdybr4 für SDXL 熊 latest without 3D".split()
+        [
+            "my",
+            "the",
+            "newest",
+            "old",
+            "bear",
+            "Barnaby",
+            "v4",
+            "blue",
+            "scarf",
+            "mug",
+            "on",
+            "beach",
+            ",",
+            ".",
+            "(",
+            ")",
+            ":1.2",
+            "BREAK",
+            "not",
+            "no",
+            "<lora:bear:1>",
+            "__bear__",
+            "{a|bear}",
+            "embedding:bear",
+            "tdybr4",
+            "f\u00fcr",
+            "SDXL",
+            "\u718a",
+            "latest",
+            "3D",
+        ]
     ),
     min_size=1,
     max_size=14,
