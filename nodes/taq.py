@@ -41,7 +41,7 @@ class PersonalQTAQQuantize(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output("quantized", display_name="model"),
-                io.String.Output("report"),
+                io.String.Output("report", display_name="report"),
             ],
             is_output_node=True,
         )

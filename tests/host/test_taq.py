@@ -1,8 +1,10 @@
 """TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
 
 import importlib
+import json
 import sys
 import types
+import urllib.request
 
 import pytest
 import torch
@@ -159,3 +161,32 @@ def test_quantized_sources_are_refused_in_words(host, source):
     source.model.diffusion_model.to(torch.float8_e4m3fn)
     with pytest.raises(host.TaqError, match="16-bit file"):
         host.quantized_model(source, "int8")
+
+
+def test_weight_hooks_come_and_go(host, source, lora):
+    hooks = importlib.import_module("comfy.hooks")
+    small, _ = host.quantized_model(source, "int8")
+    alone = predict(small)
+    wanted = small.clone()
+    wanted.add_patches(lora, 1.0)
+    wanted = predict(wanted)
+    group = hooks.HookGroup()
+    hook = hooks.WeightHook()
+    hook.hook_ref = hooks._HookRef()
+    hook.need_weight_init = False
+    group.add(hook)
+    hooked = small.clone()
+    hooked.add_hook_patches(hook, lora, 1.0)
+    load(hooked)
+    for _ in range(2):
+        hooked.patch_hooks(group)
+        assert distance(predict(hooked, loaded=True), wanted) < 1e-3
+        hooked.patch_hooks(None)
+        assert torch.equal(predict(hooked, loaded=True), alone)
+
+
+def test_the_node_is_served_with_its_widgets_in_the_workflows_order(comfy):
+    with urllib.request.urlopen(f"http://127.0.0.1:{comfy.port}/object_info") as answer:
+        node = json.load(answer)["PersonalQTAQQuantize"]
+    assert node["input_order"]["optional"] == ["trigger", "format"]
+    assert node["output_name"] == ["model", "report"]
