@@ -262,12 +262,13 @@ def _plausible(
 def _question(
     intent: Intent, candidates: tuple[Candidate, ...], options: Sequence[Candidate]
 ) -> Decision:
+    options = sorted(options, key=lambda o: (o.card.created_at or "", o.card.name))
     cards = [option.card for option in options]
     told = differences(cards)
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
     return Decision(
         "ask", intent.request, intent.request, "Several models fit the request equally well.",
-        candidates=shown + tuple(c for c in candidates if c not in options),
+        candidates=candidates,
         options=shown, question=question(cards, told),
     )  # fmt: skip
 

@@ -61,9 +61,9 @@ class Decision:
     styles: tuple[Candidate, ...] = ()
     """Up to three further LoRAs that the request names beside its subject."""
     candidates: tuple[Candidate, ...] = ()
-    """What was weighed, best first; where there is a question, its options come first."""
+    """What was weighed, best first."""
     options: tuple[Candidate, ...] = ()
-    """The answers to the question, two to five."""
+    """The answers to the question, two to five, oldest first."""
     question: str | None = None
     notices: tuple[str, ...] = ()
     fit: float = 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..library.card import ModelCard
 from .intent import PROTECTED, Intent
-from .words import FUNCTION_WORDS, Word, fold, stem, terms, words
+from .words import FUNCTION_WORDS, Word, stem, terms, words
 
 _DETERMINERS = frozenset(
     [
@@ -83,7 +83,10 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
     replaced: dict[tuple[int, int], str] = {}
     leaving = _droppable(intent)
     for card in cards:
-        if not card.triggers or _holds(request, card.triggers[0]):
+        if not card.triggers:
+            continue
+        if place := _place_of(request, card.triggers[0]):
+            leaving = [(a, b) for a, b in leaving if b <= place[0] or place[1] <= a]
             continue
         span = _named_span(intent, card, [*replaced])
         trigger = card.triggers[0]
@@ -143,8 +146,10 @@ def _spaced(request: str, span: tuple[int, int], text: str) -> str:
     return " " * before.isalnum() + text + " " * after.isalnum()
 
 
-def _holds(text: str, trigger: str) -> bool:
-    return bool(re.search(rf"(?<!\w){re.escape(fold(trigger))}(?!\w)", fold(text)))
+def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
+    """Where a trigger stands already."""
+    found = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.I)
+    return found.span() if found else None
 
 
 def _named_span(
