@@ -137,6 +137,8 @@ _BY_NAME = [
 
 def _family(names: str, shapes: Mapping[str, Shape]) -> str | None:
     """The first rule whose names occur decides; widths settle what names leave open."""
+    if _UNET.search(names):  # first, being by far the commonest
+        return "cascade" if _CASCADE.search(names) else _unet_family(names, shapes)
     if _BFL.search(names):
         return _bfl_family(names, shapes)
     for pattern, family in _BY_NAME:
@@ -144,10 +146,6 @@ def _family(names: str, shapes: Mapping[str, Shape]) -> str | None:
             return family
     if "single_transformer_blocks" in names:
         return _flux_diffusers_family(names)
-    if _CASCADE.search(names):
-        return "cascade"
-    if _UNET.search(names):
-        return _unet_family(names, shapes)
     if "transformer_blocks" in names:
         return _transformer_family(names, shapes)
     if re.search(r"(?:^|[._])layers[._]\d+[._](?:attention|feed_forward|adaLN_mod)", names, re.M):

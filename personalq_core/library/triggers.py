@@ -120,9 +120,10 @@ def _stands_out(tag: str, known: set[str]) -> bool:
 _COUNTED = re.compile(r"\d+(?:girl|boy|person|other|people|man|woman|k|d|mm|st|nd|rd|th|px|s)s?")
 
 
-# No vowel at all, five consonants in a row, or two letters that words do not put together.
+# No vowel at all, six consonants in a row, or two letters that words do not put together.
 _UNREADABLE = re.compile(
-    r"^[^aeiouy]+$|[bcdfghjklmnpqrstvwxz]{5}|q[^u]|[bcdfghjkmpqrstvwxz]x|[jvwz][bcdfgjkpqvxz]"
+    r"^[^aeiouy]+$|[bcdfghjklmnpqrstvwxz]{6}|q[^aiu]|[bcdfghjkmpqrstvwxz]x"
+    r"|[jv][bcdfgjkpqxz]|w[jqvz]|z[jqv]"
 )
 
 
