@@ -31,7 +31,7 @@ _SYLLABLES = ("ba", "ri", "no", "lu", "ka", "te", "mo", "si", "du", "ve", "po", 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure how the library scales.")
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--cards", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=40)
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = {"scan": measure_scan(Path(folder), options.files)}
+        result: dict[str, Any] = {"scan": measure_scan(Path(folder), options.files)}
     result["queries"] = [
         measure_queries(count, options.queries, options.embed) for count in options.cards
     ]
