@@ -90,7 +90,7 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
             continue
         span = _named_span(intent, card, [*replaced])
         trigger = card.triggers[0]
-        if span is None:
+        if span is None or any(span[0] < b and a < span[1] for a, b in replaced):
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
         else:
             noun = _kept_noun(request, span, card)
@@ -190,6 +190,8 @@ def _runs(intent: Intent, kept: list[Word]) -> list[list[Word]]:
 
 
 def _joined(intent: Intent, start: int, end: int) -> bool:
+    if PROTECTED.search(intent.request[start:end]):
+        return False
     if any(a < end and start < b for a, b in intent.selecting):
         return not re.search(r"[,.;:()\[\]{}<>|]", intent.request[start:end])
     between = intent.request[start:end]
