@@ -30,9 +30,9 @@ def find() -> str | None:
     return next((path for path in candidates if path and _starts(path)), None)
 
 
-def launch(playwright: Playwright) -> Browser:
-    """Start the Chromium that `find` finds, without a window."""
-    return playwright.chromium.launch(executable_path=find(), args=list(FLAGS))
+def launch(playwright: Playwright, path: str) -> Browser:
+    """Start the Chromium at `path`, without a window."""
+    return playwright.chromium.launch(executable_path=path, args=list(FLAGS))
 
 
 def install() -> None:

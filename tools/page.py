@@ -44,8 +44,15 @@ def press_run(page: Page) -> None:
 
 def answered(page: Page, title: str) -> None:
     """Wait until the panel shows what was chosen."""
-    page.locator(".personalq-prompt").wait_for(timeout=120_000)
+    page.locator(".personalq-prompt").wait_for(timeout=60_000)
     page.locator(".personalq-title", has_text=title).first.wait_for()
+
+
+def drawn(page: Page) -> None:
+    """Wait until the preview has its picture."""
+    preview = f"app.nodeOutputs[{node('PreviewImage')}.id]"
+    page.wait_for_function(f"{preview}?.images?.length > 0", timeout=60_000)
+    page.wait_for_timeout(1000)
 
 
 def close_notices(page: Page) -> None:

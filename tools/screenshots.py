@@ -1,17 +1,18 @@
 """`make screenshots`: the pictures of docs/ and the thumbnail of workflows/, from a real run."""
 
+import sys
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tools.browser import launch
+from tools.browser import MISSING, find, launch
 from tools.comfy import ROOT, Server
 from tools.demo import BASE, assemble_models
 from tools.page import (
     answered,
     close_notices,
-    node,
+    drawn,
     open_workflow,
     press_run,
     set_setting,
@@ -29,7 +30,7 @@ def graph_pictures(page: Page, theme: str) -> None:
     set_setting(page, "Comfy.ColorPalette", theme)
     press_run(page)
     answered(page, "barnaby")
-    page.wait_for_function(node("PreviewImage") + "?.imgs?.length > 0", timeout=120_000)
+    drawn(page)
     close_notices(page)
     page.screenshot(path=DOCS / f"graph_{theme}.png")
 
@@ -51,10 +52,13 @@ def thumbnail(server: Server, target: Path) -> None:
 
 
 def main() -> None:
+    chromium = find()
+    if not chromium:
+        sys.exit(f"No screenshots: {MISSING}")
     assemble_models(BASE / "models")
     with Server(BASE) as server, sync_playwright() as playwright:
         thumbnail(server, PERSONAL_CONCEPT.with_suffix(".jpg"))
-        browser = launch(playwright)
+        browser = launch(playwright, chromium)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         open_workflow(page, server)
         for theme in THEMES:

@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tools import browser as chromium
-from tools.browser import launch
 from tools.comfy import NEWEST_FRONTEND, ROOT, Server
 
 SCREENSHOTS = ROOT / ".run" / "screenshots"
@@ -15,10 +14,11 @@ SCREENSHOTS = ROOT / ".run" / "screenshots"
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if not chromium.find():
+    path = chromium.find()
+    if not path:
         pytest.skip(chromium.MISSING)
     with sync_playwright() as playwright:
-        browser = launch(playwright)
+        browser = chromium.launch(playwright, path)
         yield browser
         browser.close()
 

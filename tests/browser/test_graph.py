@@ -9,6 +9,7 @@ from tools.comfy import Server
 from tools.page import (
     CHECK_IN,
     answered,
+    drawn,
     node,
     open_workflow,
     press_run,
@@ -31,7 +32,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, page_server: Server) 
 def test_run_draws_the_picture(page: Page, screenshot: Callable):
     press_run(page)
     answered(page, "Barnaby")
-    page.wait_for_function(node("PreviewImage") + "?.imgs?.length > 0", timeout=120_000)
+    drawn(page)
     screenshot(page)
 
 
@@ -48,7 +49,7 @@ def test_question_click_picture(page: Page, screenshot: Callable):
     expect(cards.nth(1)).to_be_focused()
     page.keyboard.press("Enter")
     answered(page, "Barnaby")
-    page.wait_for_function(node("PreviewImage") + "?.imgs?.length > 0", timeout=120_000)
+    drawn(page)
     selection = page.evaluate(node(CHECK_IN) + ".serialize().widgets_values[1]")
     assert selection.startswith("lora:barnaby_v")
 
