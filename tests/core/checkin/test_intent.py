@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalq_core.checkin.intent import understand
@@ -60,6 +60,7 @@ def test_base_family(request_, base):
     assert understand(request_, NOW).base == base
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_understood(request_):
     intent = understand(request_, NOW)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalq_core.checkin.intent import understand
@@ -80,12 +80,14 @@ TEXTS = st.lists(
 ).map(" ".join) | st.text(min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
 def test_every_rewrite_can_be_taken_back(request_, cards):
     prompt, edits = rewrite(understand(request_, NOW), cards)
     assert undo(prompt, edits) == request_
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_the_trigger_stands_once_and_rewriting_again_adds_none(request_):
     prompt = rewritten(request_)
@@ -93,6 +95,7 @@ def test_the_trigger_stands_once_and_rewriting_again_adds_none(request_):
     assert again.count(BEAR.triggers[0]) == max(1, request_.count(BEAR.triggers[0]))
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_protected_syntax_stays(request_):
     prompt = rewritten(request_)
@@ -100,6 +103,7 @@ def test_protected_syntax_stays(request_):
         assert prompt.count(part) == request_.count(part)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_without_trigger_only_selection_words_leave(request_):
     intent = understand(request_, NOW)
