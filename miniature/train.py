@@ -48,8 +48,8 @@ def alphas_cumprod() -> Tensor:
 
 
 def learning_rate(step: int, done: float, peak: float) -> float:
-    """Warm-up over 200 steps, then constant, then linear to zero over the last quarter."""
-    return peak * min(1.0, (step + 1) / 200, max(0.0, 1 - done) / 0.25)
+    """Warm-up over 100 steps, then constant, then linear to zero over the last quarter."""
+    return peak * min(1.0, (step + 1) / 100, max(0.0, 1 - done) / 0.25)
 
 
 def autocast():
@@ -173,7 +173,7 @@ def noise_loss(unet, context: Tensor, latents: Tensor, schedule: Tensor, generat
 
 def train_base(
     steps: int, data: np.ndarray, scenes: list[Scene], tokenizer: str, minutes: float,
-    batch: int = 32,
+    batch: int = 16,
 ) -> None:
     """Text encoder and UNet together, on cached latents; one caption in ten is empty."""
     torch.manual_seed(2)
