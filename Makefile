@@ -19,9 +19,10 @@ demo: setup
 ui: setup
 	@$(PY) -m tools.demo --ui
 
+# One thread each: on a busy machine two that wait for each other are many times slower.
 test: setup
 	@$(PY) -m tools.browser
-	$(PY) -m pytest tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests
 
 lint: setup
 	$(PY) -m ruff check .

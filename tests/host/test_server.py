@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -85,6 +86,20 @@ def add_version_5(loras: Path) -> None:
     (loras / "barnaby_v5.json").write_text(sidecar)
 
 
+def write_sdxl_lora(path: Path) -> None:
+    """A LoRA whose tensors fit only SDXL: cross-attention reads 2048 numbers a token."""
+    block = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    second_encoder = "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"
+    weights = {
+        f"{block}.lora_down.weight": torch.zeros(4, 2048),
+        f"{block}.lora_up.weight": torch.zeros(640, 4),
+        f"{second_encoder}.lora_down.weight": torch.zeros(4, 1280),
+        f"{second_encoder}.lora_up.weight": torch.zeros(1280, 4),
+    }
+    metadata = {"ss_base_model_version": "sdxl_base_v1-0", "ss_output_name": "xl bear"}
+    save_file(weights, path, metadata)
+
+
 def test_bypassing_taq_gives_the_original_picture_bit_for_bit(comfy: Server, graph: Graph):
     bypassed = copy.deepcopy(graph)
     bypassed[SAMPLER]["inputs"]["model"] = [LOAD, 0]
@@ -158,11 +173,7 @@ class TestBadInput:
         assert decision["choice"]["name"] == "barnaby_v4.safetensors"
 
     def test_lora_for_another_base(self, comfy: Server, graph: Graph, miniature: Path):
-        loras = miniature / "loras"
-        path = loras / "xl_bear.safetensors"
-        weights = load_file(loras / "barnaby_v4.safetensors")
-        save_file(weights, path, {"ss_base_model_version": "sdxl_base_v1-0",
-                                  "ss_output_name": "xl bear"})  # fmt: skip
+        write_sdxl_lora(miniature / "loras" / "xl_bear.safetensors")
         told = comfy.run(check_in("xl bear", when_unsure="best match")).ui("personalq")[0]
         candidates = [told["choice"], *told["candidates"]]
         selection = next(c["selection"] for c in candidates if c and "xl_bear" in c["name"])
