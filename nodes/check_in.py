@@ -111,13 +111,23 @@ class CheckInSelector(io.ComfyNode):
                 ),
             ],
             outputs=[
-                DECISION.Output("decision", tooltip="For Load Selected."),
-                io.String.Output("prompt", tooltip="The request with the trigger in place."),
-                io.String.Output("trigger"),
-                MODEL_NAME.Output("lora_name", tooltip="For a stock LoRA loader."),
-                MODEL_NAME.Output("checkpoint_name", tooltip="For a stock checkpoint loader."),
-                io.Float.Output("strength"),
-                io.String.Output("text", tooltip="The decision in words."),
+                DECISION.Output("decision", display_name="decision", tooltip="For Load Selected."),
+                io.String.Output(
+                    "prompt",
+                    display_name="prompt",
+                    tooltip="The request with the trigger in place.",
+                ),
+                io.String.Output("trigger", display_name="trigger"),
+                MODEL_NAME.Output(
+                    "lora_name", display_name="lora_name", tooltip="For a stock LoRA loader."
+                ),
+                MODEL_NAME.Output(
+                    "checkpoint_name",
+                    display_name="checkpoint_name",
+                    tooltip="For a stock checkpoint loader.",
+                ),
+                io.Float.Output("strength", display_name="strength"),
+                io.String.Output("text", display_name="text", tooltip="The decision in words."),
             ],
             is_output_node=True,
         )
