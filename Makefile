@@ -29,7 +29,8 @@ lint: setup
 	$(PY) -m pyright
 
 bench: setup
-	@for part in benchmarks/*.py; do echo "== $$part"; $(PY) -m "$$(echo $${part%.py} | tr / .)" || exit 1; done
+	$(PY) -m benchmarks.selection
+	$(PY) -m benchmarks.library_scale
 
 # The pictures of docs/ and the thumbnails of workflows/, from real runs.
 screenshots: setup
