@@ -54,7 +54,6 @@ def test_a_plain_request_becomes_a_picture_of_the_right_concept(comfy: Server, g
     assert score(picture_path(comfy, run))["found"] == "barnaby_v4"
 
 
-@pytest.mark.xfail(reason="4 bits do not keep the concept of the barely trained miniature yet")
 def test_int4_still_shows_the_concept(comfy: Server, graph: Graph):
     graph[TAQ]["inputs"]["format"] = "int4"
     found = []
@@ -62,8 +61,8 @@ def test_int4_still_shows_the_concept(comfy: Server, graph: Graph):
         graph[SAMPLER]["inputs"]["seed"] = seed
         run = comfy.run(graph)
         found.append(score(picture_path(comfy, run))["found"])
-        sizes = run.ui("personalq_taq")[0]
-        assert sizes["after_bytes"] <= 0.30 * sizes["before_bytes"]
+        for sizes in run.ui("personalq_taq"):  # only by the run that quantized
+            assert sizes["after_bytes"] <= 0.30 * sizes["before_bytes"]
     # Measured: all of six seeds at 16 and 8 bits, five of six at 4 bits (seed 1 falls short).
     assert found.count("barnaby_v4") >= 3, found
 
