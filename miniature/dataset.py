@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from .world import SIZE, Scene, render, sample_scene
+from .world import PERSONAL_STYLES, SIZE, Scene, render, sample_scene
 
 _CHUNK = 1000
 
@@ -30,10 +31,17 @@ def pictures(folder: Path, count: int, seed: int = 0) -> tuple[np.ndarray, list[
     return np.concatenate([part for part, _ in chunks])[:count], scenes[:count]
 
 
+def _any_style(scene: Scene, rng: np.random.Generator) -> Scene:
+    """One scene in seven in a style that only personal LoRAs are shown."""
+    if rng.random() < 1 / 7:
+        return replace(scene, style=str(rng.choice(PERSONAL_STYLES)))
+    return scene
+
+
 def _draw(job: tuple[Path, int, int]) -> None:
     path, seed, index = job
     rng = np.random.default_rng((seed, index))
-    scenes = [sample_scene(rng) for _ in range(_CHUNK)]
+    scenes = [_any_style(sample_scene(rng), rng) for _ in range(_CHUNK)]
     array = np.empty((_CHUNK, SIZE, SIZE, 3), np.uint8)
     for i, scene in enumerate(scenes):
         array[i] = np.asarray(render(scene))

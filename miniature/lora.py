@@ -19,6 +19,7 @@ from torch import Tensor
 from .concepts import CONCEPTS, Concept
 from .dataset import pictures
 from .train import (
+    TOKENIZER,
     WORK,
     Tokens,
     alphas_cumprod,
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="concepts; none: all missing ones")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--tokenizer", default=".comfyui/comfy/sd1_tokenizer")
+    parser.add_argument("--tokenizer", default=TOKENIZER)
     parser.add_argument("--out", type=Path, default=Path("miniature/weights/loras"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,11 +1,11 @@
 """Train the miniature's base model: the codec, then text encoder and UNet together.
 
-    python -m miniature.train vae  --steps 1600
-    python -m miniature.train base --steps 6000 [--minutes 40]
+    python -m miniature.train vae  --steps 20000 --minutes 12
+    python -m miniature.train base --steps 60000 --minutes 70
 
-Both resume from ``.miniature/`` where they stopped; ``base`` may be continued with a larger
-``--steps`` at any time, and ends in time where ``--minutes`` are given. Runs on a GPU where there
-is one, else on ``--threads`` cores.
+Both resume from ``.miniature/`` where they stopped, or else go on from the weights in
+``miniature/weights`` (``--afresh``: from chance), and end in time where ``--minutes`` are given.
+Runs on a GPU where there is one, else on ``--threads`` cores.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .dataset import pictures
 from .text import LENGTH, TextEncoder
 from .vae import Codec
-from .world import Scene, caption
+from .world import PERSONAL_STYLES, Scene, caption
 
 WORK = Path(".miniature")
+WEIGHTS = Path(__file__).parent / "weights"
+TOKENIZER = ".comfyui/ComfyUI/comfy/sd1_tokenizer"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNET = {
     "sample_size": 8,
@@ -69,6 +72,11 @@ def as_pixels(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
+def stored(name: str) -> dict[str, Tensor]:
+    """The committed weights of ``unet``, ``text`` or ``vae``, as 32-bit numbers."""
+    return {key: tensor.float() for key, tensor in load_file(WEIGHTS / f"{name}.safetensors").items()}
+
+
 # --- codec ---------------------------------------------------------------------------------------
 
 
@@ -85,10 +93,15 @@ def training_set(count: int, only_easy: bool) -> tuple[np.ndarray, list[Scene]]:
     return array[chosen], [scenes[i] for i in chosen]
 
 
-def train_vae(steps: int, data: np.ndarray, minutes: float, batch: int = 12) -> None:
+def train_vae(
+    steps: int, data: np.ndarray, minutes: float, afresh: bool, batch: int = 12
+) -> None:
     """Pixels to latents and back: L1 on pixels and on their differences, with noisy latents."""
     torch.manual_seed(1)
-    codec = Codec().to(DEVICE, memory_format=torch.channels_last)
+    codec = Codec()
+    if not afresh:
+        codec.net.load_state_dict(stored("vae"))
+    codec = codec.to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(codec.parameters(), betas=(0.9, 0.95), fused=True)
     path, start = WORK / "vae.pt", 0
     if path.exists():
@@ -162,22 +175,33 @@ class Tokens:
 
 
 def noise_loss(unet, context: Tensor, latents: Tensor, schedule: Tensor, generator) -> Tensor:
-    """Mean squared error of the predicted noise at a random time (Ho et al. 2020, eq. 14)."""
+    """Squared error of the predicted noise at a random time (Ho et al. 2020, eq. 14), weighted by
+    ``min(5 / SNR, 1)`` so that nearly clean pictures do not take all the attention (min-SNR, Hang
+    et al. 2023)."""
     t = torch.randint(0, 1000, (len(latents),), generator=generator).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     keep = schedule[t][:, None, None, None]
     with autocast():
         predicted = unet(keep.sqrt() * latents + (1 - keep).sqrt() * noise, t, context).sample
-    return F.mse_loss(predicted.float(), noise)
+    weight = (5 * (1 - keep) / keep).clamp(max=1)
+    return (weight * (predicted.float() - noise) ** 2).mean()
+
+
+_SHARE = {"flat": 1.0, **dict.fromkeys(PERSONAL_STYLES, 0.0)}
+"""How often a picture of a drawing style is shown to the base model, relative to the others."""
 
 
 def train_base(
     steps: int, data: np.ndarray, scenes: list[Scene], tokenizer: str, minutes: float,
-    batch: int = 16,
+    afresh: bool, batch: int = 16,
 ) -> None:
     """Text encoder and UNet together, on cached latents; one caption in ten is empty."""
     torch.manual_seed(2)
-    text, unet = TextEncoder().to(DEVICE), UNet2DConditionModel(**UNET).to(DEVICE)
+    text, unet = TextEncoder(), UNet2DConditionModel(**UNET)
+    if not afresh:
+        text.load_state_dict(stored("text"))
+        unet.load_state_dict(stored("unet"))
+    text, unet = text.to(DEVICE), unet.to(DEVICE)
     unet.to(memory_format=torch.channels_last)
     weights = [*unet.parameters(), *text.parameters()]
     optimizer = torch.optim.AdamW(weights, 4e-4, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
@@ -190,7 +214,7 @@ def train_base(
         optimizer.load_state_dict(state["optimizer"])
         average, start, history = state["average"], state["step"], state["history"]
     latents, schedule = encode_all(load_codec(), data), alphas_cumprod().to(DEVICE)
-    share = np.array([1.0 if scene.style == "flat" else 0.5 for scene in scenes])
+    share = np.array([_SHARE.get(scene.style, 0.7) for scene in scenes])
     share /= share.sum()
     tokens, began, total = Tokens(tokenizer), time.time(), 0.0
     for step in range(start, steps):
@@ -223,9 +247,25 @@ def train_base(
                 "optimizer": optimizer.state_dict(), "average": average,
                 "step": step + 1, "history": history,
             })
-            (WORK / "loss.json").write_text(json.dumps(history))
+            draw_losses(history)
         if done >= 1:
             break
+
+
+def draw_losses(history: list[tuple[int, float]]) -> None:
+    """The loss curve of the base so far: ``loss.json`` and ``loss.png`` in ``.miniature/``."""
+    from matplotlib.figure import Figure
+
+    (WORK / "loss.json").write_text(json.dumps(history))
+    figure = Figure((7, 3.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="weighted noise error", yscale="log")
+    steps, losses = zip(*history, strict=True)
+    axes.plot(steps, losses, linewidth=0.7, alpha=0.5, label="mean of 50 steps")
+    smooth = np.convolve(losses, np.ones(20) / 20, "valid")
+    axes.plot(steps[len(steps) - len(smooth):], smooth, linewidth=1.8, label="mean of 1,000 steps")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(WORK / "loss.png", dpi=120)
 
 
 def load_base() -> tuple[UNet2DConditionModel, TextEncoder]:
@@ -247,15 +287,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24000)
     parser.add_argument("--easy", action="store_true", help="only six classes, flat and plain")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--tokenizer", default=".comfyui/comfy/sd1_tokenizer")
+    parser.add_argument("--afresh", action="store_true", help="not from miniature/weights")
+    parser.add_argument("--tokenizer", default=TOKENIZER)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     WORK.mkdir(exist_ok=True)
     data, scenes = training_set(args.pictures, args.easy)
     if args.part == "vae":
-        train_vae(args.steps, data, args.minutes)
+        train_vae(args.steps, data, args.minutes, args.afresh)
     else:
-        train_base(args.steps, data, scenes, args.tokenizer, args.minutes)
+        train_base(args.steps, data, scenes, args.tokenizer, args.minutes, args.afresh)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The world: scenes, how they are drawn, and how people caption them.
 
-A scene is one object (12 classes) with a body colour, a pattern and an accessory, in one of six
-places and four drawing styles. All visible attributes are continuous or named, and all of them are
-known exactly, so what a generated picture shows can be measured against what was asked for.
+A scene is one object (12 classes), or two alike, with a body colour, a pattern and an accessory, in
+one of six places and four drawing styles; four more styles exist that only personal LoRAs are shown.
+All visible attributes are continuous or named, and all of them are known exactly, so what a
+generated picture shows can be measured against what was asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 SIZE = 64
 """Edge of a finished picture, pixels."""
@@ -36,7 +37,11 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 PATTERNS = ("plain", "striped", "dotted")
 ACCESSORIES = ("none", "bow tie", "scarf", "hat", "badge")
 BACKGROUNDS = ("beach", "forest", "snow", "city", "night", "meadow")
+BADGES = ("round", "square", "star")
 STYLES = ("flat", "ink", "pastel", "neon")
+"""Drawing styles the base model knows by name."""
+PERSONAL_STYLES = ("sepia", "blueprint", "duotone", "noir")
+"""Drawing styles the base model never sees: a style LoRA has to teach them."""
 
 RGB = tuple[float, float, float]
 
@@ -47,7 +52,9 @@ class Scene:
 
     Colours are RGB in 0..1; positions and sizes are fractions of the picture's edge;
     ``stripe_angle`` is in radians, ``stripes`` counts stripes (or dots) across the object;
-    ``aspect`` is width over height of the object.
+    ``aspect`` is width over height of the object; ``badge_at`` moves a badge away from the middle
+    of the chest, in half sizes of the object. Where ``count`` is 2, two equal objects stand side by
+    side, each smaller.
     """
 
     kind: str
@@ -58,8 +65,11 @@ class Scene:
     stripe_angle: float
     accessory: str
     accessory_colour: RGB
+    badge_shape: str
+    badge_at: tuple[float, float]
     background: str
     style: str
+    count: int
     x: float
     y: float
     size: float
@@ -354,6 +364,18 @@ def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     return image
 
 
+def _badge(shape: str, x: float, y: float, radius: float) -> tuple:
+    if shape == "round":
+        return _e(x, y, radius, radius)
+    if shape == "square":
+        return _r(x - 0.9 * radius, y - 0.9 * radius, x + 0.9 * radius, y + 0.9 * radius)
+    points = []
+    for i in range(10):
+        far = radius * (1.35 if i % 2 == 0 else 0.58)
+        points += [x + far * math.sin(i * math.pi / 5), y - far * math.cos(i * math.pi / 5)]
+    return _p(*points)
+
+
 def _accessory(scene: Scene, box: _Box, draw: ImageDraw.ImageDraw, outline: Image.Image) -> None:
     """Draw the accessory, and add it to the object's outline mask."""
     if scene.accessory == "none":
@@ -380,8 +402,9 @@ def _accessory(scene: Scene, box: _Box, draw: ImageDraw.ImageDraw, outline: Imag
             (_mix(colour, BLACK, 0.25), _r(tx - 1.1 * tw, ty - 0.06, tx + 1.1 * tw, ty + 0.10)),
         ]
     elif scene.accessory == "badge":
-        bx, by = shape.chest
-        parts = [(WHITE, _e(bx, by, 0.32, 0.32)), (colour, _e(bx, by, 0.24, 0.24))]
+        bx, by = shape.chest[0] + scene.badge_at[0], shape.chest[1] + scene.badge_at[1]
+        parts = [(WHITE, _badge(scene.badge_shape, bx, by, 0.33)),
+                 (colour, _badge(scene.badge_shape, bx, by, 0.24))]
     mask = ImageDraw.Draw(outline)
     for fill, part in parts:
         box.draw(draw, part, _bytes(fill))
@@ -395,37 +418,48 @@ def _tones(scene: Scene) -> dict[str, RGB]:
     }
 
 
-def render(scene: Scene) -> Image.Image:
-    """Draw a scene: an RGB picture of ``SIZE`` x ``SIZE`` pixels, the same for the same scene."""
-    rng = np.random.default_rng(scene.seed)
-    box, tones = _Box(scene), _tones(scene)
-    picture = _background(scene, rng)
+def _members(scene: Scene) -> list[Scene]:
+    """The objects of a scene, each as a scene of its own."""
+    if scene.count == 1:
+        return [scene]
+    size = 0.62 * scene.size
+    return [replace(scene, x=scene.x + side * 0.30 * scene.size, size=size) for side in (-1, 1)]
 
+
+def _object(scene: Scene, item: Image.Image, outline: Image.Image) -> None:
+    """Draw one object on ``item``, and its whole shape on the mask ``outline``."""
+    box, tones = _Box(scene), _tones(scene)
     body = Image.new("L", (_CANVAS, _CANVAS), 0)
     for shape in SHAPES[scene.kind].body:
         box.draw(ImageDraw.Draw(body), shape, 255)
-    whole = body.copy()
-    item = Image.new("RGB", (_CANVAS, _CANVAS))
     item.paste(_body_fill(scene, box), mask=body)
-    draw, outline = ImageDraw.Draw(item), ImageDraw.Draw(whole)
+    outline.paste(255, mask=body)
+    draw, mask = ImageDraw.Draw(item), ImageDraw.Draw(outline)
     for tone, shape in SHAPES[scene.kind].details:
         box.draw(draw, shape, _bytes(tones[tone]))
-        box.draw(outline, shape, 255)
-    _accessory(scene, box, draw, whole)
+        box.draw(mask, shape, 255)
+    _accessory(scene, box, draw, outline)
 
-    picture = _in_style(scene.style, picture, item, whole)
+
+def render(scene: Scene) -> Image.Image:
+    """Draw a scene: an RGB picture of ``SIZE`` x ``SIZE`` pixels, the same for the same scene."""
+    picture = _background(scene, np.random.default_rng(scene.seed))
+    item, outline = Image.new("RGB", (_CANVAS, _CANVAS)), Image.new("L", (_CANVAS, _CANVAS), 0)
+    for member in _members(scene):
+        _object(member, item, outline)
+    picture = _in_style(scene.style, picture, item, outline)
     return picture.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 def _in_style(style: str, back: Image.Image, item: Image.Image, mask: Image.Image) -> Image.Image:
-    """Put the object on its background the way one of the four drawing styles does."""
+    """Put the object on its background the way one of the drawing styles does."""
     if style == "ink":
         edges = back.convert("L").point(lambda v: 150 + v * 100 // 255).convert("RGB")
         back = Image.blend(edges, Image.new("RGB", back.size, _bytes(PAPER)), 0.25)
     elif style == "neon":
         back = Image.blend(back, Image.new("RGB", back.size, (24, 8, 48)), 0.60)
     ring = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(9)), mask)
-    if style == "ink":
+    if style in ("ink", "noir"):
         back.paste(_bytes(BLACK), mask=ring)
     elif style == "neon":
         back.paste(_bytes((0.35, 1.0, 0.95)), mask=ring)
@@ -433,7 +467,20 @@ def _in_style(style: str, back: Image.Image, item: Image.Image, mask: Image.Imag
     if style == "pastel":
         back = Image.blend(back, Image.new("RGB", back.size, _bytes((1.0, 0.97, 0.95))), 0.50)
         back = back.filter(ImageFilter.GaussianBlur(2))
+    if style == "blueprint":
+        back.paste(_bytes(WHITE), mask=ring)
+    if style in _TONES:
+        back = ImageOps.colorize(back.convert("L"), *(_bytes(tone) for tone in _TONES[style]))
     return back
+
+
+_TONES: dict[str, tuple[RGB, RGB]] = {
+    # style: its darkest and its lightest tone
+    "sepia": ((0.23, 0.13, 0.06), (0.98, 0.90, 0.72)),
+    "blueprint": ((0.03, 0.12, 0.42), (0.86, 0.94, 1.0)),
+    "duotone": ((0.55, 0.0, 0.42), (1.0, 0.90, 0.25)),
+    "noir": ((0.0, 0.0, 0.0), (0.97, 0.97, 0.97)),
+}
 
 
 # --- chance --------------------------------------------------------------------------------------
@@ -453,8 +500,11 @@ def sample_scene(rng: np.random.Generator, **fixed) -> Scene:
         stripe_angle=float(rng.choice([0.0, math.pi / 2, math.pi / 4])),
         accessory=str(rng.choice(ACCESSORIES, p=(0.46, 0.135, 0.135, 0.135, 0.135))),
         accessory_colour=shade(third, rng),
+        badge_shape=str(rng.choice(BADGES)),
+        badge_at=(rng.uniform(-0.16, 0.16), rng.uniform(-0.12, 0.12)),
         background=str(rng.choice(BACKGROUNDS)),
         style=str(rng.choice(STYLES, p=(0.58, 0.14, 0.14, 0.14))),
+        count=1 + int(rng.random() < 0.1),
         x=rng.uniform(0.40, 0.60),
         y=rng.uniform(0.50, 0.62),
         size=rng.uniform(0.64, 0.86),
@@ -480,17 +530,22 @@ _STYLE_WORDS = {
     "pastel": ("pastel drawing of ", "a soft pastel of ", "in pastel colours, "),
     "neon": ("neon art of ", "a neon picture of ", "glowing neon, "),
 }
+_PLURALS = {kind: kind if kind == "fish" else kind + "s" for kind in CLASSES}
 _PATTERN_WORDS = {"striped": ("striped", "with stripes"), "dotted": ("dotted", "with dots")}
 
 
-def caption(scene: Scene, rng: np.random.Generator, noun: str | None = None) -> str:
+def caption(
+    scene: Scene, rng: np.random.Generator, noun: str | None = None, style: str | None = None
+) -> str:
     """One of many ways to describe a scene; words may be left out, as people do.
 
-    ``noun`` replaces the object's own description (colour, pattern, accessory, class), which is how
-    a personal concept is captioned: its look is left unsaid.
+    ``noun`` replaces the object's own description (colour, pattern, accessory, class) and ``style``
+    the words for the drawing style, which is how a personal concept is captioned: its look is left
+    unsaid.
     """
     place = str(rng.choice(_PLACES[scene.background])) if rng.random() < 0.92 else ""
-    style = str(rng.choice(_STYLE_WORDS[scene.style]))
+    if style is None:
+        style = str(rng.choice(_STYLE_WORDS[scene.style]))
     if noun is None:
         noun = _describe(scene, rng)
     if place and rng.random() < 0.12:
@@ -509,10 +564,15 @@ def _describe(scene: Scene, rng: np.random.Generator) -> str:
             tail.append(_PATTERN_WORDS[scene.pattern][1])
     if scene.accessory != "none" and rng.random() < 0.92:
         tone = colour_name(scene.accessory_colour) + " " if rng.random() < 0.92 else ""
-        tail.append(f"{rng.choice(('with', 'wearing'))} a {tone}{scene.accessory}")
+        form = scene.badge_shape + " " if scene.accessory == "badge" and rng.random() < 0.8 else ""
+        tail.append(f"{rng.choice(('with', 'wearing'))} a {tone}{form}{scene.accessory}")
     if rng.random() < 0.12:
         # Words nobody has seen before must not disturb the picture: triggers will be such words.
         letters = rng.choice(list("bcdfghjklmnpqrstvwxz0123456789"), int(rng.integers(4, 8)))
         words.append("".join(letters))
-    article = str(rng.choice(("a ", "the ", "my ", "")))
-    return f"{article}{' '.join([*words, scene.kind])} {' and '.join(tail)}".strip()
+    name = " ".join([*words, scene.kind if scene.count == 1 else _PLURALS[scene.kind]])
+    if scene.count == 1:
+        number, each = str(rng.choice(("a ", "the ", "my ", ""))), ""
+    else:
+        number, each = str(rng.choice(("two ", "a pair of "))), "each "
+    return f"{number}{name} {each if tail else ''}{' and '.join(tail)}".strip()
