@@ -7,7 +7,7 @@ answer comes back as the `selection` widget of the next run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ from .host import folders
 CATEGORY = "PersonalQ"
 DECISION = io.Custom("PERSONALQ_DECISION")
 WHEN_UNSURE = ["ask", "best match", "error"]
+ANSWER = "answer:"
+"""Begins a `selection` that is an answer in the user's own words, not a model's name."""
 
 
 class _AnyComboType(str):
@@ -42,14 +44,30 @@ class Library:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._state: str | None = None
+        self._notes_written = 0
         self._cards: tuple[ModelCard, ...] = ()
         self._notices: tuple[str, ...] = ()
         self._store: Any = None
         self._engine: CheckIn | None = None
         self._engine_notices: tuple[str, ...] = ()
 
-    def read(self) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]:
-        """Engine, cards and notices; only what changed on disk is read again."""
+    def state(self) -> str:
+        """Changes whenever a model file or a note does."""
+        return f"{folders.library_state()}+{self._notes_written}"
+
+    def write_note(self, fingerprint: str, note: dict[str, Any]) -> None:
+        """Keep the user's own facts of a model; no facts: forget them. Raises ValueError."""
+        self.read()
+        self._store.set_note(fingerprint, **note)
+        self._notes_written += 1
+
+    def read(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]:
+        """Engine, cards and notices; only what changed on disk is read again.
+
+        progress: called with (files done, files in all); the running node's bar by default.
+        """
         # Imported at the first use: a broken index must not take the other nodes down with it.
         from ..personalq_core.library.scan import Root, scan
         from ..personalq_core.library.store import Store
@@ -60,10 +78,10 @@ class Library:
                 self._store = Store(folders.private_folder() / "library.sqlite")
                 self._engine = CheckIn(embedder, self._store)
                 self._engine_notices = (notice,) if notice else ()
-            state = folders.library_state()
+            state = self.state()
             if state != self._state:
                 roots = [Root(kind, path) for kind, path in folders.model_folders()]
-                report = scan(roots, self._store, folders.progress())
+                report = scan(roots, self._store, progress or folders.progress())
                 self._cards = tuple(report.cards)
                 self._notices = (
                     self._engine_notices
@@ -140,7 +158,7 @@ class CheckInSelector(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: object) -> str:
-        return folders.library_state()
+        return LIBRARY.state()
 
     @classmethod
     def execute(
@@ -149,7 +167,10 @@ class CheckInSelector(io.ComfyNode):
         engine, cards, notices = LIBRARY.read()
         family = folders.base_family(model) if model is not None else None
         now = datetime.now(UTC)
-        if selection.strip():
+        if selection.startswith(ANSWER):
+            said = selection.removeprefix(ANSWER)
+            decision = engine.decide(request, cards, now=now, base_family=family, answer=said)
+        elif selection.strip():
             decision = decide_as_told(engine, request, selection.strip(), cards, now)
         else:
             decision = engine.decide(request, cards, now=now, base_family=family)
