@@ -3,114 +3,24 @@
 from __future__ import annotations
 
 import copy
-import functools
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import comfy.hooks
 import comfy.lora
 import comfy.model_patcher
-import comfy.ops
 import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize
-from ...personalq_core.taq.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from ...personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan, quantize
+from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
+from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-
-
-class _ComfyLayer(comfy.ops.CastWeightBiasOp):
-    """What ComfyUI's patcher expects of a layer: off-loading, and LoRA in its own words.
-
-    The patcher takes a weight through `convert_weight`, adds its patches and hands the result to
-    `set_weight`. What the patches changed is kept as a 16-bit branch; the codes stay as they are.
-    """
-
-    comfy_cast_weights = True
-
-    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
-        """Codes, in whatever type the patcher cast them to -> the weight in float32."""
-        return self.dense(torch.float32, weight.to(self.weight.dtype))
-
-    def set_weight(
-        self, weight: Tensor, inplace_update: bool = False, return_weight: bool = False, **_: Any
-    ) -> Tensor | None:
-        """Take a patched weight. In-place updates are hooks: they come and go while sampling."""
-        if return_weight:
-            return weight
-        change = weight - self.dense(torch.float32).to(weight.device)
-        self.set_branch("hook" if inplace_update else "lora", change.to(self.weight.device))
-        return None
-
-    def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        comfy.ops.run_every_op()
-        if not self.weight_function:
-            return super()._tile(rows, like)
-        return self._patched_weight(like.device)[rows].to(like.dtype), None
-
-    def _patched_weight(self, device: torch.device) -> Tensor:
-        """The weight of an off-loaded layer, to which ComfyUI adds its patches in each step."""
-        patched: Tensor | None = None
-        for function in self.weight_function:
-            if isinstance(function, comfy.model_patcher.LowVramPatch):
-                patched = function(self.weight.to(device))
-            else:
-                patched = function(self.dense().to(device) if patched is None else patched)
-        assert patched is not None
-        return patched
-
-    def _tiles(self):
-        # With patches to add in each step, the whole weight is one tile.
-        return iter([slice(0, self.shape[0])]) if self.weight_function else super()._tiles()
-
-    def _bias_for(self, like: Tensor) -> Tensor | None:
-        bias = super()._bias_for(like)
-        for function in self.bias_function:
-            bias = function(bias)
-        return bias
-
-
-class ComfyLinear(_ComfyLayer, QuantizedLinear):
-    """QuantizedLinear that ComfyUI can off-load and patch."""
-
-
-class ComfyConv2d(_ComfyLayer, QuantizedConv2d):
-    """QuantizedConv2d that ComfyUI can off-load and patch."""
-
-
-LAYER_TYPES = {nn.Linear: ComfyLinear, nn.Conv2d: ComfyConv2d}
-
-
-class _TaqPatching:
-    """Mixed into the source's patcher class: weight hooks on packed weights.
-
-    ComfyUI keeps hooked weights in a cache and copies them over the layer's own; codes cannot be
-    copied over like that, so hooks are computed anew and taken away as the branches they are.
-    """
-
-    hook_mode = comfy.hooks.EnumHookMode.MinVram
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "hook_mode":
-            super().__setattr__(name, value)
-
-    def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
-        super().unpatch_hooks(*args, **kwargs)
-        for module in self.model.modules():
-            if isinstance(module, QuantizedLayer):
-                module.set_branch("hook", None)
-
-
-@functools.cache
-def _patcher_class(base: type) -> type:
-    return type(f"Taq{base.__name__}", (_TaqPatching, base), {})
-
 
 _quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any, TaqPlan]]
 _quantized = weakref.WeakKeyDictionary()
@@ -123,23 +33,42 @@ def quantized_model(
     fmt: str,
     importance: Callable[[], dict[str, Tensor]] | None = None,
     key: tuple = (),
+    lora: str = "merged",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, TaqPlan]:
-    """A MODEL (ModelPatcher) with packed weights; LoRAs pending on `source` are merged before.
+    """A MODEL (ModelPatcher) with packed weights; LoRAs pending on `source` come along.
 
+    lora: "merged" adds them to the weights at full precision before packing. "beside" packs the
+        bare base once and keeps them as 16-bit branches, so that other LoRAs cost milliseconds;
+        where one is no plain LoRA or LoCon, all are merged.
     importance: computed only where no finished model is cached under (source, fmt, key).
     Raises TaqError where the model cannot be quantized.
     """
     _check(source)
-    settings = (source.patches_uuid, fmt, key)
+    plan = _prefixed_plan(source.model.diffusion_model, fmt)
+    beside = lora == "beside" and _all_low_rank(source, plan)
+    settings = (None if beside else source.patches_uuid, fmt, key)
     found = _quantized.get(source.model)
     if found is None or found[0] != settings:
-        plan = _prefixed_plan(source.model.diffusion_model, fmt)
         hurt = None if importance is None else importance()
-        model = _quantize(source, plan, hurt, progress)
+        model = _quantize(source, plan, hurt, progress, patched=not beside)
         found = _quantized[source.model] = (settings, _patcher_for(source, model, None), plan)
-    cached = found[1]
-    return _patcher_for(source, cached.model, cached), found[2]
+    _, cached, plan = found
+    patcher = _patcher_for(source, cached.model, cached)
+    if beside and source.patches:
+        patcher.patches = {key: patches[:] for key, patches in source.patches.items()}
+        patcher.patches_uuid = source.patches_uuid
+    return patcher, plan
+
+
+def _all_low_rank(source: Any, plan: TaqPlan) -> bool:
+    """Whether each patch that meets a layer to be packed can be a branch beside it."""
+    packed = {f"{name}.weight" for name, layer in plan.layers.items() if layer.format != KEPT}
+    return all(
+        low_rank(patches, comfy.utils.get_attr(source.model, key).shape[0]) is not None
+        for key, patches in source.patches.items()
+        if key in packed
+    )
 
 
 def _prefixed_plan(diffusion_model: nn.Module, fmt: str) -> TaqPlan:
@@ -147,11 +76,18 @@ def _prefixed_plan(diffusion_model: nn.Module, fmt: str) -> TaqPlan:
     return TaqPlan({PREFIX + name: layer for name, layer in plan.layers.items()})
 
 
+def packed_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """The packed layers of a model with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            yield name, module
+
+
 def _check(source: Any) -> None:
     diffusion_model = getattr(source.model, "diffusion_model", None)
     if diffusion_model is None:
         raise TaqError("This MODEL has no diffusion model inside; TAQ cannot quantize it.")
-    if any(isinstance(module, QuantizedLayer) for module in diffusion_model.modules()):
+    if any(packed_layers(diffusion_model)):
         raise TaqError(
             "This MODEL is already quantized by TAQ. Connect the MODEL from before that node."
         )
@@ -170,14 +106,20 @@ def _quantize(
     plan: TaqPlan,
     importance: dict[str, Tensor] | None,
     progress: Callable[[int, int], None] | None,
+    patched: bool,
 ) -> nn.Module:
-    """A second model of the same class, weights merged in float32 and packed layer by layer."""
+    """A second model of the same class, its weights packed layer by layer.
+
+    patched: with the patches pending on `source`, added in float32.
+    """
     weights = source.get_key_patches()
 
     def merged(key: str) -> Tensor:
         (weight, convert), *patches = weights[key]
         weight = weight.to(source.load_device, torch.float32, copy=True)
-        return comfy.lora.calculate_weight(patches, convert(weight, inplace=True), key)
+        return comfy.lora.calculate_weight(
+            patches if patched else [], convert(weight, inplace=True), key
+        )
 
     with source.use_ejected():
         model = _without_weights(source)
@@ -231,7 +173,7 @@ def _patcher_for(source: Any, model: nn.Module, parent: Any) -> Any:
     patcher of the same model.
     """
     patcher = source.clone()
-    patcher.__class__ = _patcher_class(type(source))
+    patcher.__class__ = patcher_class(type(source))
     patcher.model = model
     patcher.parent = parent
     patcher.size = 0

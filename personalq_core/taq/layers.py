@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,16 @@ class QuantizedLayer(nn.Module):
         packed = self._packed(slice(None), codes, codes.device)
         return self.format.dequantize(packed, math.prod(self.shape[1:]), dtype).view(self.shape)
 
-    def set_branch(self, name: str, change: Tensor | None) -> None:
-        """Add `change` (the weight's shape) beside the codes; None takes the branch away."""
+    def set_branch(self, name: str, branch: Branch | None) -> None:
+        """Put a change of the weight beside the codes; None takes the one of that name away."""
         if name in self.branches:
             del self.branches[name]
-        if change is not None:
-            self.branches[name] = Branch(change)
+        if branch is not None:
+            self.branches[name] = branch.to(self.weight.device)
+
+    def active_branches(self, like: Tensor) -> Iterable[Branch]:
+        """The changes that a product with `like` has to add; a host may know of more."""
+        return self.branches.values()
 
     def _packed(self, rows: slice, codes: Tensor, device: torch.device) -> Packed:
         zero = self.weight_zero
@@ -113,7 +117,7 @@ class QuantizedLinear(QuantizedLayer):
             part = F.linear(inputs, weight).to(x.dtype)
             parts.append(part if scale is None else part * scale.to(x.dtype))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        for branch in self.branches.values():
+        for branch in self.active_branches(inputs):
             out = out + branch.linear(inputs).to(x.dtype)
         bias = self._bias_for(out)
         return out if bias is None else out + bias
@@ -142,7 +146,7 @@ class QuantizedConv2d(QuantizedLayer):
             part = self._convolve(inputs, weight).to(x.dtype)
             parts.append(part if scale is None else part * scale.to(x.dtype)[:, None, None])
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        for branch in self.branches.values():
+        for branch in self.active_branches(inputs):
             out = out + branch.convolve(inputs, self._convolve, self.shape).to(x.dtype)
         bias = self._bias_for(out)
         return out if bias is None else out + bias[:, None, None]

@@ -16,20 +16,27 @@ TOLERANCE = 1e-3
 
 
 class Branch(nn.Module):
-    """A change of a weight, as two thin 16-bit factors where its rank is low, else whole.
+    """A change of a weight: thin 16-bit factors where its rank is low, else the change itself.
 
-    Several LoRAs on one layer arrive as one change; their ranks add up.
+    Several LoRAs on one layer are one branch; their ranks add up.
+
+    up: (rows, rank), or the whole change where `down` is None
+    down: (rank, columns)
     """
 
     up: Tensor
     down: Tensor | None
 
-    def __init__(self, change: Tensor):
+    def __init__(self, up: Tensor, down: Tensor | None = None):
         super().__init__()
-        factors = low_rank_factors(change.flatten(1).float())
-        up, down = (change, None) if factors is None else factors
         self.register_buffer("up", up.to(torch.float16))
         self.register_buffer("down", None if down is None else down.to(torch.float16))
+
+    @classmethod
+    def of(cls, change: Tensor) -> Branch:
+        """The branch of a change that is known only as a whole, in the weight's shape."""
+        factors = low_rank_factors(change.flatten(1).float())
+        return cls(change.flatten(1)) if factors is None else cls(*factors)
 
     def linear(self, x: Tensor) -> Tensor:
         """The change times x: (..., in) -> (..., out)."""

@@ -135,6 +135,97 @@ def test_lora_before_and_after_agree_and_removing_it_restores(host, source, lora
     assert torch.equal(predict(after), after_picture)
 
 
+def patches_of(host, source, kind, seed=1):
+    """Patches of one LoRA family on every attention, feed-forward and residual layer."""
+    adapters = importlib.import_module("comfy.weight_adapter")
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape, size=0.05):
+        return size * torch.randn(*shape, generator=random)
+
+    patches = {}
+    for name, layer in host.quantizable(source.model.diffusion_model):
+        if not any(part in name for part in ("attn", "ff", "in_layers")):
+            continue
+        rows, columns, rest = layer.weight.shape[0], layer.weight.shape[1], layer.weight.shape[2:]
+        up, down = draw(rows, 4, *[1] * len(rest)), draw(4, columns, *rest)
+        if kind == "LoRA":
+            patch = adapters.LoRAAdapter(set(), (up, down, 2.0, None, None, None))
+        elif kind == "Tucker LoCon":
+            middle = draw(4, 4, *rest, size=1) if rest else None
+            down = draw(4, columns, *[1] * len(rest))
+            patch = adapters.LoRAAdapter(set(), (up, down, None, middle, None, None))
+        elif kind == "DoRA":
+            norms = layer.weight.flatten(1).norm(dim=1).view(-1, *[1] * (layer.weight.dim() - 1))
+            patch = adapters.LoRAAdapter(set(), (up, down, 4.0, None, 1.05 * norms, None))
+        elif kind == "LoHa":
+            flat = layer.weight[0].numel()
+            a, b, c, d = draw(rows, 2), draw(2, flat), draw(rows, 2, size=1), draw(2, flat, size=1)
+            patch = adapters.LoHaAdapter(set(), (a, b, 2.0, c, d, None, None, None))
+        else:
+            small = draw(rows // 8, columns // 8, *rest)
+            weights = (draw(8, 8, size=1), small, None, None, None, None, None, None, None)
+            patch = adapters.LoKrAdapter(set(), weights)
+        patches[f"diffusion_model.{name}.weight"] = patch
+    return patches
+
+
+FAMILIES = ["LoRA", "Tucker LoCon", "DoRA", "LoHa", "LoKr"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_lora_family_does_to_packed_weights_what_it_does_to_plain_ones(host, source, kind):
+    patches = patches_of(host, source, kind)
+    after, _ = host.quantized_model(source, "int8")
+    after.add_patches(patches, 0.7)
+    calculate = importlib.import_module("comfy.lora").calculate_weight
+    load(after)
+    for key, layer in host.packed_layers(after.model):
+        if f"{key}.weight" not in patches:
+            assert not layer.branches
+            continue
+        base = layer.dense()
+        wanted = calculate(after.patches[f"{key}.weight"], base.clone(), key) - base
+        branch = layer.branches["lora"]
+        change = (
+            branch.up.float() if branch.down is None else branch.up.float() @ branch.down.float()
+        )
+        assert distance(change.view(base.shape), wanted) < 2e-3
+    after.detach()
+    assert not any(layer.branches for _, layer in host.packed_layers(after.model))
+
+
+def test_swapping_a_lora_beside_the_codes_equals_a_fresh_quantization(host, source, monkeypatch):
+    with_lora = {}
+    for seed in (1, 2):
+        with_lora[seed] = source.clone()
+        with_lora[seed].add_patches(patches_of(host, source, "LoRA", seed), 0.8)
+    fresh = predict(host.quantized_model(with_lora[2], "int8", lora="beside")[0])
+    host._quantized.clear()
+    first, _ = host.quantized_model(with_lora[1], "int8", lora="beside")
+    one = predict(first)
+
+    def unpacked(*_):
+        raise AssertionError("a plain LoRA must not cost a dequantized weight")
+
+    monkeypatch.setattr(host.QuantizedLayer, "dense", unpacked)
+    second, _ = host.quantized_model(with_lora[2], "int8", lora="beside")
+    assert second.model is first.model
+    assert torch.equal(predict(second), fresh)
+    assert torch.equal(predict(first), one)
+    merged, _ = host.quantized_model(with_lora[1], "int8")
+    assert distance(one, predict(merged)) < 0.04
+
+
+def test_what_cannot_stay_beside_is_merged(host, source):
+    changed = source.clone()
+    changed.add_patches(patches_of(host, source, "DoRA"), 1.0)
+    wanted = predict(changed)
+    small, _ = host.quantized_model(changed, "int8", lora="beside")
+    assert not small.patches
+    assert distance(predict(small), wanted) < 0.04
+
+
 def test_partly_loaded_models_compute_the_same(host, source, lora):
     small, _ = host.quantized_model(source, "int8")
     after = small.clone()

@@ -38,7 +38,7 @@ def test_a_branch_holds_a_lora_that_rounding_would_lose():
     change = 0.01 * linear.weight.norm() / 256 * torch.randn(256, 4) @ torch.randn(4, 256) / 2
     x = torch.randn(64, 256)
     before = packed(x)
-    packed.set_branch("lora", change)
+    packed.set_branch("lora", Branch.of(change))
     assert packed.branches["lora"].down.shape[0] == 4
     assert relative(packed(x) - before, x @ change.T) < 0.05
     packed.set_branch("lora", None)
@@ -48,7 +48,7 @@ def test_a_branch_holds_a_lora_that_rounding_would_lose():
 def test_a_change_of_full_rank_is_kept_whole():
     change = torch.randn(128, 128)
     assert low_rank_factors(change) is None
-    assert relative(Branch(change).linear(torch.eye(128)).T, change) < 1e-3
+    assert relative(Branch.of(change).linear(torch.eye(128)).T, change) < 1e-3
 
 
 def test_a_convolutions_branch():
@@ -57,7 +57,7 @@ def test_a_convolutions_branch():
     change = (torch.randn(80, 2) @ torch.randn(2, 96 * 9)).view_as(conv.weight) * 0.01
     x = torch.randn(1, 96, 6, 6)
     before = packed(x)
-    packed.set_branch("lora", change)
+    packed.set_branch("lora", Branch.of(change))
     wanted = nn.functional.conv2d(x, change, padding=1)
     assert relative(packed(x) - before, wanted) < 0.05
 

@@ -1,0 +1,198 @@
+"""Packed layers that ComfyUI can off-load and patch: a LoRA stays beside the codes, at 16 bit."""
+
+from __future__ import annotations
+
+import functools
+from collections import namedtuple
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.hooks
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ...personalq_core.taq.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from ...personalq_core.taq.lora import Branch
+
+Backup = namedtuple("Backup", ["weight", "inplace_update"])
+"""What the patcher keeps of a weight that it changed."""
+
+
+def low_rank(patches: list[tuple], rows: int) -> tuple[Tensor, Tensor] | None:
+    """All of a weight's patches as one pair of factors; None where one of them is no plain LoRA.
+
+    Returns up (rows, rank) with the strengths in it and down (rank, columns); the change is
+    up @ down, as `comfy.lora.calculate_weight` adds it up.
+    """
+    ups, downs = [], []
+    for strength, patch, strength_model, offset, function in patches:
+        factors = _factors(patch)
+        if factors is None or strength_model != 1.0 or function is not None:
+            return None
+        up, down = factors
+        up = up * strength
+        if offset is not None:
+            dimension, start, length = offset
+            if dimension != 0:
+                return None
+            up = nn.functional.pad(up, (0, 0, start, rows - start - length))
+        ups.append(up)
+        downs.append(down)
+    return torch.cat(ups, dim=1), torch.cat(downs, dim=0)
+
+
+def _factors(patch: Any) -> tuple[Tensor, Tensor] | None:
+    """A LoRA's or LoCon's factors in float32, its alpha in the first."""
+    if getattr(patch, "name", None) != "lora":
+        return None
+    up, down, alpha, middle, dora_scale, reshape = patch.weights
+    if dora_scale is not None or reshape is not None:
+        return None
+    up, rank = up.float().flatten(1), down.shape[0]
+    if alpha is not None:
+        up = up * (alpha / rank)
+    if middle is None:
+        return up, down.float().flatten(1)
+    # A convolution in Tucker form: the middle kernel joins the factor that reads the input.
+    inputs = down.float().flatten(1)
+    kernel = torch.einsum("mnhw,nc->mchw", middle.float(), inputs)
+    return up, kernel.flatten(1)
+
+
+class _ComfyLayer(comfy.ops.CastWeightBiasOp):
+    """What ComfyUI's patcher expects of a layer: off-loading, and LoRA in its own words.
+
+    Plain LoRAs become branches at once (see `TaqPatching`). All other patches (DoRA, LoHa, LoKr,
+    whole differences) go the patcher's own way: it takes a weight through `convert_weight`, adds
+    its patches and hands the result to `set_weight`. What they changed is kept as a 16-bit
+    branch; the codes stay as they are.
+    """
+
+    comfy_cast_weights = True
+
+    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
+        """Codes, in whatever type the patcher cast them to -> the weight in float32."""
+        return self.dense(torch.float32, weight.to(self.weight.dtype))
+
+    def set_weight(
+        self, weight: Tensor, inplace_update: bool = False, return_weight: bool = False, **_: Any
+    ) -> Tensor | None:
+        """Take a patched weight. In-place updates are hooks: they come and go while sampling."""
+        if return_weight:
+            return weight
+        change = weight - self.dense(torch.float32).to(weight.device)
+        self.set_branch("hook" if inplace_update else "lora", Branch.of(change))
+        return None
+
+    def active_branches(self, like: Tensor) -> Iterator[Branch]:
+        yield from super().active_branches(like)
+        for function in self.weight_function:
+            factors = self._pending(function)
+            if factors is not None:
+                yield Branch(*factors).to(like.device)
+
+    def _pending(self, function: Any) -> tuple[Tensor, Tensor] | None:
+        """Factors of the LoRAs that ComfyUI adds in each step to an off-loaded layer."""
+        if not isinstance(function, comfy.model_patcher.LowVramPatch):
+            return None
+        return low_rank(function.patches[function.key], self.shape[0])
+
+    @property
+    def _changes(self) -> list[Any]:
+        """Functions on the weight that are more than a branch: each step needs the whole weight."""
+        return [call for call in self.weight_function if self._pending(call) is None]
+
+    def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        comfy.ops.run_every_op()
+        if not self.weight_function or not self._changes:
+            return super()._tile(rows, like)
+        return self._patched_weight(like.device)[rows].to(like.dtype), None
+
+    def _patched_weight(self, device: torch.device) -> Tensor:
+        patched: Tensor | None = None
+        for function in self._changes:
+            if isinstance(function, comfy.model_patcher.LowVramPatch):
+                patched = function(self.weight.to(device))
+            else:
+                patched = function(self.dense().to(device) if patched is None else patched)
+        assert patched is not None
+        return patched
+
+    def _tiles(self):
+        # With a patched weight made in each step, the whole weight is one tile.
+        whole = self.weight_function and self._changes
+        return iter([slice(0, self.shape[0])]) if whole else super()._tiles()
+
+    def _bias_for(self, like: Tensor) -> Tensor | None:
+        bias = super()._bias_for(like)
+        for function in self.bias_function:
+            bias = function(bias)
+        return bias
+
+
+class ComfyLinear(_ComfyLayer, QuantizedLinear):
+    """QuantizedLinear that ComfyUI can off-load and patch."""
+
+
+class ComfyConv2d(_ComfyLayer, QuantizedConv2d):
+    """QuantizedConv2d that ComfyUI can off-load and patch."""
+
+
+LAYER_TYPES = {nn.Linear: ComfyLinear, nn.Conv2d: ComfyConv2d}
+
+
+class TaqPatching:
+    """Mixed into the source's patcher class: patches on packed weights.
+
+    A plain LoRA needs no weight at all: its factors are the branch, so another LoRA over the same
+    base costs milliseconds. ComfyUI keeps hooked weights in a cache and copies them over the
+    layer's own; codes cannot be copied over like that, so hooks are computed anew and taken away
+    as the branches they are.
+    """
+
+    hook_mode = comfy.hooks.EnumHookMode.MinVram
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "hook_mode":
+            super().__setattr__(name, value)
+
+    def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        layer = _packed_layer(self.model, key)
+        factors = layer and key in self.patches and low_rank(self.patches[key], layer.shape[0])
+        if not factors:
+            return super().patch_weight_to_device(key, *args, **kwargs)
+        self.backup.setdefault(key, Backup(layer.weight, False))
+        layer.set_branch("lora", Branch(*factors))
+        return None
+
+    def patch_hook_weight_to_device(self, *args: Any, **kwargs: Any) -> Any:
+        key, patches = kwargs.get("key"), kwargs.get("combined_patches", {})
+        layer = _packed_layer(self.model, key) if key in patches else None
+        factors = layer and low_rank(patches[key], layer.shape[0])
+        if not factors:
+            return super().patch_hook_weight_to_device(*args, **kwargs)
+        layer.set_branch("hook", Branch(*factors))
+        return None
+
+    def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().unpatch_hooks(*args, **kwargs)
+        for module in self.model.modules():
+            if isinstance(module, QuantizedLayer):
+                module.set_branch("hook", None)
+
+
+def _packed_layer(model: nn.Module, key: str) -> QuantizedLayer | None:
+    name, _, field = key.rpartition(".")
+    if field != "weight" or not name:
+        return None
+    layer = comfy.utils.get_attr(model, name)
+    return layer if isinstance(layer, QuantizedLayer) else None
+
+
+@functools.cache
+def patcher_class(base: type) -> type:
+    """`base`, a ModelPatcher class, for models with packed layers."""
+    return type(f"Taq{base.__name__}", (TaqPatching, base), {})
