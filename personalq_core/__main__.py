@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .library import ModelCard, ScanReport, Store, roots_in, scan
+from .library.concept import concept_groups
 
 if TYPE_CHECKING:
     from .checkin.decision import Decision
@@ -31,7 +32,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m personalq_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     folder = "ComfyUI's models folder, or any folder of model files"
-    scanning = commands.add_parser("scan", help="show the models of a folder")
+    scanning = commands.add_parser(
+        "scan",
+        help="show the models of a folder",
+        description="Show the models of a folder. In JSON, cards of one concept share `concept`.",
+    )
     scanning.add_argument("models", metavar="DIR", type=Path, help=folder)
     scanning.set_defaults(run=_scan)
     choosing = commands.add_parser("checkin", help="choose the model that a request means")
@@ -60,9 +65,15 @@ def _read(options: argparse.Namespace) -> tuple[ScanReport, Store | None]:
 def _scan(options: argparse.Namespace) -> int:
     report, _ = _read(options)
     if options.json:
+        concepts = {
+            card.id: group[0].id for group in concept_groups(report.cards) for card in group
+        }
         _print_json(
             {
-                "cards": [{"file_name": card.name, **asdict(card)} for card in report.cards],
+                "cards": [
+                    {"file_name": card.name, "concept": concepts[card.id], **asdict(card)}
+                    for card in report.cards
+                ],
                 "refused": [{"file": bad.name, "reason": bad.reason} for bad in report.refused],
             }
         )

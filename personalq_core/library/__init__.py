@@ -1,7 +1,10 @@
 """What the user owns: model folders read into cards."""
 
 from .card import ModelCard
-from .scan import Refused, Root, ScanReport, roots_in, scan
+from .scan import Listing, Refused, Root, ScanReport, list_files, roots_in, scan
 from .store import Store
 
-__all__ = ["ModelCard", "Refused", "Root", "ScanReport", "Store", "roots_in", "scan"]
+__all__ = [
+    "Listing", "ModelCard", "Refused", "Root", "ScanReport", "Store", "list_files", "roots_in",
+    "scan",
+]  # fmt: skip

@@ -55,7 +55,7 @@ _COMPANION = re.compile(
 _CLIP_VISION = re.compile(r"^(?:vision_model\.|visual\.|vision_encoder\.)", re.M)
 _TEXT_ENCODER = re.compile(
     r"^(?:transformer\.)?(?:text_model\.(?:encoder|embeddings)\.|encoder\.block\.\d+\.layer\.\d"
-    r"|(?:model\.)?layers\.\d+\.self_attn\.|(?:model\.)?resblocks\.)",
+    r"|(?:model\.)?layers\.\d+\.self_attn\.|(?:model\.)?resblocks\.|(?:enc\.|dec\.)?blk\.\d+\.)",
     re.M,
 )
 _VAE = re.compile(
@@ -282,10 +282,10 @@ _NAMES = [
     (re.compile(pattern), family)
     for pattern, family in (
         (r"refiner", "sdxl-refiner"),
-        (r"hunyuan ?video", "hunyuan-video"),
+        (r"hunyuan ?video|^hyvid$", "hunyuan-video"),
         (r"hunyuan", "hunyuan-dit"),
         (r"animate ?diff|motion", "animatediff"),
-        (r"pony ?v?7|aura ?flow", "auraflow"),
+        (r"pony ?v?7|aura ?flow|^aura$", "auraflow"),
         (r"sdxl|stable diffusion xl|\bxl\b|\bsd ?xl", "sdxl"),
         (r"ssd ?1b|segmind vega|koala|pony|illustrious|\bil\b|noob ?ai|noobxl|animagine", "sdxl"),
         (r"(?:\bsd|stable diffusion) ?v?3", "sd3"),
@@ -327,6 +327,27 @@ def normalise_family(name: str | None) -> str | None:
         return None
     plain = re.sub(r"[\s._/-]+", " ", name[:200].lower()).strip()
     return next((family for pattern, family in _NAMES if pattern.search(plain)), None)
+
+
+_LINEAGES = [
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"pony(?!tail)", "Pony"), (r"illustrious|\bil\b", "Illustrious"),
+        (r"noob ?ai|noob ?xl", "NoobAI"), (r"animagine", "Animagine"),
+        (r"\bturbo\b", "Turbo"), (r"\blightning\b", "Lightning"),
+        (r"\bhyper\b", "Hyper"), (r"\blcm\b", "LCM"), (r"\bschnell\b", "Schnell"),
+        (r"\bkontext\b", "Kontext"), (r"\bkrea\b", "Krea"), (r"\bklein\b", "Klein"),
+    )
+]  # fmt: skip
+
+
+def lineage(name: str) -> str | None:
+    """What people call a base beyond its family: "ponyDiffusionV6XL" -> "Pony"; None if nothing.
+
+    Such a base loads what its family does, but its own LoRAs suit it best.
+    """
+    plain = re.sub(r"[\s._/-]+", " ", name[:200].lower())
+    return next((word for pattern, word in _LINEAGES if pattern.search(plain)), None)
 
 
 _IN_FILE_NAME = re.compile(

@@ -55,7 +55,7 @@ def read_header(path: str | Path) -> Header:
         size = os.fstat(file.fileno()).st_size
         raw = _header_bytes(file, size)
         metadata, shapes = _parse(raw, size - 8 - len(raw))
-        return Header(metadata, shapes, size, _fingerprint(file, size, raw))
+        return Header(metadata, shapes, size, fingerprint(file, size, raw))
 
 
 def _header_bytes(file: BinaryIO, size: int) -> bytes:
@@ -133,8 +133,8 @@ def _strings(metadata: Any) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
-def _fingerprint(file: BinaryIO, size: int, raw: bytes) -> str:
-    """Hash size, header and evenly spaced samples: milliseconds for a file of any size.
+def fingerprint(file: BinaryIO, size: int, raw: bytes) -> str:
+    """Hash a file's size, header and evenly spaced samples: milliseconds for any size.
 
     Two trainings with the same settings have the same header; the samples tell them apart.
     """

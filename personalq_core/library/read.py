@@ -10,7 +10,15 @@ from typing import Any
 
 from .card import ModelCard
 from .facts import Facts
-from .family import Identity, family_in_file_name, identify, normalise_family, settle_family
+from .family import (
+    Identity,
+    family_in_file_name,
+    identify,
+    lineage,
+    normalise_family,
+    settle_family,
+)
+from .gguf import read_gguf_header
 from .header import Header, HeaderError, read_header
 from .sidecar import PREVIEW_SUFFIXES, read_sidecar, sidecar_names
 from .text import clean, strip_html
@@ -44,9 +52,10 @@ def read_card(
         HeaderError: the file cannot be used, with the remedy.
         OSError: it cannot be read.
     """
-    header = read_header(path)
+    is_gguf = name.lower().endswith(".gguf")
+    header = read_gguf_header(path) if is_gguf else read_header(path)
     identity = identify(header.shapes)
-    kind = _kind(kind, identity)
+    kind = _kind(kind, identity, is_gguf)
     folder, file_name = os.path.split(path)
     stem = file_name.rsplit(".", 1)[0]
     facts = [
@@ -54,32 +63,23 @@ def read_card(
         for sidecar, reader in sidecar_names(file_name).items()
         if sidecar in siblings and (found := read_sidecar(os.path.join(folder, sidecar), reader))
     ]
-    facts += [*_header_facts(header, stem), _name_facts(stem, kind), _time_facts(mtime_s)]
+    facts += _gguf_facts(header) if is_gguf else _header_facts(header, stem)
+    facts += [_name_facts(stem, kind), _time_facts(mtime_s)]
     card = _merge(kind, name, path, facts, identity, header.fingerprint)
     preview = next((stem + end for end in PREVIEW_SUFFIXES if stem + end in siblings), None)
     return replace(card, preview=os.path.join(folder, preview) if preview else None)
 
 
-def with_note(card: ModelCard, note: Mapping[str, Any]) -> ModelCard:
-    """The card as its user notes it: a note outranks everything."""
-    changed = dict(note)
-    for field in ("triggers", "tags"):
-        if field in changed:
-            changed[field] = tuple(changed[field])
-    if "triggers" in changed:
-        changed["trigger_groups"] = trigger_groups(changed["triggers"])
-        changed["triggers"] = tuple(word for group in changed["trigger_groups"] for word in group)
-    sources = {**card.sources, **dict.fromkeys(note, "your note")}
-    return replace(card, **changed, sources=sources)
-
-
-def _kind(folder_kind: str | None, identity: Identity) -> str:
+def _kind(folder_kind: str | None, identity: Identity, is_gguf: bool) -> str:
     found = identity.kind
-    if folder_kind in (None, found) or (folder_kind, found) in _LOADS_AS_WELL:
-        return folder_kind or found
+    if folder_kind in (None, found):
+        return found
+    # No checkpoint loader lists GGUF.
+    if (folder_kind, found) in _LOADS_AS_WELL and not (is_gguf and folder_kind == "checkpoint"):
+        return folder_kind
     if found == "unknown":
-        return folder_kind or found
-    words, wanted = found.replace("_", " "), (folder_kind or "").replace("_", " ")
+        return folder_kind
+    words, wanted = found.replace("_", " "), folder_kind.replace("_", " ")
     article = "an" if words[0] in "aeiou" else "a"
     raise HeaderError(
         f"is {article} {words}, not a {wanted}; move it to models/{FOLDER_OF_KIND[found]}"
@@ -114,11 +114,31 @@ def _header_facts(header: Header, stem: str) -> Iterable[Facts]:
         triggers=trained_triggers(meta, f"{output} {stem}"),
         tags=frequent_tags(meta),
         description=strip_html(meta.get("ss_training_comment")),
-        base_model=clean(meta.get("ss_base_model_version") or meta.get("ss_sd_model_name"), 80),
+        base_model=_trained_on(meta),
         version=version_in(output) or "",
         created_at=utc(meta.get("ss_training_finished_at"))
         or utc(meta.get("ss_training_started_at")),
     )
+
+
+def _gguf_facts(header: Header) -> Iterable[Facts]:
+    meta = header.metadata
+    yield Facts(
+        origin="GGUF header",
+        title=clean(meta.get("general.name"), 200),
+        description=strip_html(meta.get("general.description")),
+        base_model=clean(meta.get("general.architecture"), 80),
+        version=clean(meta.get("general.version"), 80),
+    )
+
+
+def _trained_on(meta: Mapping[str, str]) -> str:
+    """The base a kohya header names; the fine-tune's own file name says more than "sdxl_base"."""
+    version, file_name = meta.get("ss_base_model_version"), meta.get("ss_sd_model_name")
+    family = normalise_family(clean(version, 80))
+    if file_name and lineage(file_name) and normalise_family(file_name) == (family or "sdxl"):
+        return clean(file_name, 80)
+    return clean(version or file_name, 80)
 
 
 def _name_facts(stem: str, kind: str) -> Facts:
@@ -152,9 +172,11 @@ def _merge(
     if not groups:
         sources.pop("triggers", None)
     values["version"] = _version(values, sources, name)
-    family, origin = _family(facts, identity)
+    family, origin, base_name = _family(facts, identity)
     if family:
         sources["base_family"] = origin
+    if base_name and base_name.lower() not in map(str.lower, values.get("tags", ())):
+        values["tags"] = (*values.get("tags", ()), base_name)
     return ModelCard(
         id=f"{kind}:{name}",
         kind=kind,
@@ -180,13 +202,16 @@ def _version(values: Mapping[str, Any], sources: dict[str, str], name: str) -> s
     return version
 
 
-def _family(facts: Sequence[Facts], identity: Identity) -> tuple[str | None, str]:
+def _family(facts: Sequence[Facts], identity: Identity) -> tuple[str | None, str, str]:
+    """(family, who says so, what people call that base: "Pony"): a name that tells more."""
     for fact in facts:
         stated = normalise_family(fact.base_model)
         if stated:
             family = settle_family(stated, identity.family)
-            return family, fact.origin if family == stated else "tensor shapes"
-    return identity.family, "tensor shapes"
+            if family != stated:
+                return family, "tensor shapes", ""
+            return family, fact.origin, lineage(fact.base_model) or ""
+    return identity.family, "tensor shapes", ""
 
 
 def readable(stem: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,12 +11,13 @@ from pathlib import Path
 
 from .card import ModelCard
 from .header import HeaderError
-from .read import read_card, with_note
+from .note import with_note
+from .read import read_card
 from .sidecar import PREVIEW_SUFFIXES, sidecar_names
 from .store import Store
 from .text import clean
 
-SAFE_SUFFIXES = (".safetensors", ".sft")
+SAFE_SUFFIXES = (".safetensors", ".sft", ".gguf")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
 _BATCH = 500
 
@@ -59,6 +61,23 @@ class _File:
     refusal: str
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The model files below some roots at one moment; none of them was opened."""
+
+    files: tuple[tuple[Root, tuple[_File, ...]], ...]
+
+    @property
+    def state(self) -> str:
+        """Changes whenever a model file, a sidecar or a preview does."""
+        digest = hashlib.sha256()
+        for root, files in self.files:
+            digest.update(f"{root.kind}|{root.path}\n".encode(errors="replace"))
+            for file in files:
+                digest.update(f"{file.name}\0{file.stamp}\n".encode(errors="replace"))
+        return digest.hexdigest()
+
+
 def roots_in(folder: str | Path) -> list[Root]:
     """Roots of a ComfyUI models folder (loras/, checkpoints/...), else the folder itself."""
     folder = Path(folder)
@@ -75,17 +94,23 @@ def roots_in(folder: str | Path) -> list[Root]:
     return roots or [Root(None, str(folder))]
 
 
+def list_files(roots: Sequence[Root]) -> Listing:
+    """The model files below `roots`: names, sizes and times, nothing opened."""
+    inside = tuple(os.path.join(os.path.realpath(root.path), "") for root in roots)
+    return Listing(tuple((root, tuple(_walk(root.path, inside))) for root in roots))
+
+
 def scan(
-    roots: Sequence[Root], store: Store | None = None, progress: Progress | None = None
+    roots: Sequence[Root] | Listing, store: Store | None = None, progress: Progress | None = None
 ) -> ScanReport:
     """Cards of all usable model files below `roots`, and the files that had to be refused.
 
     A file is known by its path, size and time, and by those of its sidecars. Of two files that
     ComfyUI would list under one name the first root's counts, as ComfyUI does it. A folder that
-    is not there is empty. `progress` is called with (files done, files in all).
+    is not there is empty. `progress` is called with (files done, files in all). Who has listed the
+    files already gives that listing, and they are not listed again.
     """
-    inside = tuple(os.path.join(os.path.realpath(root.path), "") for root in roots)
-    found = [(root, list(_walk(root.path, inside))) for root in roots]
+    found = (roots if isinstance(roots, Listing) else list_files(roots)).files
     total, done, changed = sum(len(files) for _, files in found), 0, store is None
     notes = store.notes() if store else {}
     cards: dict[str, ModelCard] = {}

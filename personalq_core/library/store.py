@@ -8,6 +8,7 @@ crash in a transaction leaves what was there before.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -21,14 +22,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .card import ModelCard
+from .note import clean_note, with_note
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise it when cards come out differently for the same files: then all is read again."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files(
     id INTEGER PRIMARY KEY, root TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL,
-    card_id TEXT, card TEXT, reason TEXT, UNIQUE(root, name));
+    card_id TEXT, fingerprint TEXT, card TEXT, reason TEXT, UNIQUE(root, name));
+CREATE INDEX IF NOT EXISTS content ON files(fingerprint);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     title, triggers, tags, description, name, tokenize='unicode61 remove_diacritics 2');
 CREATE TABLE IF NOT EXISTS embeddings(
@@ -36,6 +39,7 @@ CREATE TABLE IF NOT EXISTS embeddings(
     PRIMARY KEY(model, text_hash)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes(fingerprint TEXT PRIMARY KEY, note TEXT NOT NULL);
 """
+_CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
 _T = TypeVar("_T")
 _COLUMNS = tuple(field.name for field in fields(ModelCard))
 _TUPLES = ("triggers", "tags")
@@ -90,16 +94,24 @@ class Store:
             self._run(write, "IMMEDIATE")
 
     def search(self, query: str, limit: int = 100) -> list[tuple[str, float]]:
-        """(card id, score) of cards holding any word of the query, best first (BM25)."""
+        """(card id, score) of cards holding any word of the query, best first (BM25).
+
+        What the user noted is searched in place of what it overrides. The last word may be the
+        beginning of one, as while typing. A card comes once, however many roots hold its file.
+        """
         words = re.findall(r"\w+", query)[:64]
         if not words:
             return []
-        match = " OR ".join(f'"{word}"' for word in words)
+        match = " OR ".join(f'"{_spaced(word)}"' for word in words)
         sql = (
             "SELECT files.card_id, -bm25(words, 4, 4, 2, 1, 2) AS score FROM words "
             "JOIN files ON files.id = words.rowid WHERE words MATCH ? ORDER BY score DESC LIMIT ?"
         )
-        return self._run(lambda db: db.execute(sql, (match, limit)).fetchall())
+        found = self._run(lambda db: db.execute(sql, (match + "*", 2 * limit)).fetchall())
+        best: dict[str, float] = {}
+        for card_id, score in found:
+            best.setdefault(card_id, score)
+        return list(best.items())[:limit]
 
     # --- embeddings ---
 
@@ -133,22 +145,30 @@ class Store:
         rows = self._run(lambda db: db.execute("SELECT fingerprint, note FROM notes").fetchall())
         return {fingerprint: json.loads(note) for fingerprint, note in rows}
 
-    def set_note(self, fingerprint: str, **note: Any) -> None:
-        """Note fields of the card with this content (title, triggers, tags, description,
-        base_family, version, created_at, strength); no fields removes the note.
+    def notes_state(self) -> str:
+        """Changes whenever a note does."""
+        return hashlib.sha256(repr(sorted(self.notes().items())).encode()).hexdigest()
+
+    def set_note(self, fingerprint: str, **fields: Any) -> None:
+        """Note fields of all cards with this content, see `clean_note`; other fields stay.
+
+        None or "" takes a field back; no fields take the whole note back.
 
         Raises:
-            ValueError: a field that cannot be noted.
+            ValueError: a field that cannot be noted, or a value that is none.
         """
-        allowed = {"title", "triggers", "tags", "description", "base_family", "version",
-                   "created_at", "strength"}  # fmt: skip
-        if note.keys() - allowed:
-            raise ValueError(f"no such field to note: {sorted(note.keys() - allowed)}")
+        changed = clean_note(fields)
 
         def write(db: sqlite3.Connection) -> None:
+            note = {**_note(db, fingerprint), **changed} if changed else {}
+            note = {name: value for name, value in note.items() if value is not None}
             db.execute("DELETE FROM notes WHERE fingerprint = ?", (fingerprint,))
             if note:
                 db.execute("INSERT INTO notes VALUES (?, ?)", (fingerprint, json.dumps(note)))
+            rows = db.execute("SELECT id, card FROM files WHERE fingerprint = ?", (fingerprint,))
+            for rowid, card in rows.fetchall():
+                db.execute("DELETE FROM words WHERE rowid = ?", (rowid,))
+                _index_words(db, rowid, with_note(card_from_row(card), note))
 
         self._run(write, "IMMEDIATE")
 
@@ -223,24 +243,38 @@ def _prepare(db: sqlite3.Connection) -> None:
 def _insert(
     db: sqlite3.Connection, root: str, name: str, stamp: str, result: ModelCard | str
 ) -> None:
-    insert = "INSERT INTO files(root, name, stamp, card_id, card, reason) VALUES (?, ?, ?, ?, ?, ?)"
+    insert = (
+        "INSERT INTO files(root, name, stamp, card_id, fingerprint, card, reason) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    )
     if isinstance(result, str):
-        db.execute(insert, (root, name, stamp, None, None, result))
+        db.execute(insert, (root, name, stamp, None, None, None, result))
         return
     row = json.dumps([getattr(result, column) for column in _COLUMNS], default=dict)
-    rowid = db.execute(insert, (root, name, stamp, result.id, row, None)).lastrowid
+    values = (root, name, stamp, result.id, result.fingerprint, row, None)
+    rowid = db.execute(insert, values).lastrowid
+    _index_words(db, rowid, with_note(result, _note(db, result.fingerprint)))
+
+
+def _index_words(db: sqlite3.Connection, rowid: int | None, card: ModelCard) -> None:
+    texts = (
+        card.title, " ".join(card.triggers), " ".join(card.tags), card.description, card.name,
+    )  # fmt: skip
     db.execute(
         "INSERT INTO words(rowid, title, triggers, tags, description, name) "
         "VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            rowid,
-            result.title,
-            " ".join(result.triggers),
-            " ".join(result.tags),
-            result.description,
-            result.name,
-        ),
+        (rowid, *map(_spaced, texts)),
     )
+
+
+def _spaced(text: str) -> str:
+    """Chinese and Japanese characters set apart: the full text knows only words between spaces."""
+    return _CJK.sub(r" \g<0> ", text)
+
+
+def _note(db: sqlite3.Connection, fingerprint: str) -> dict[str, Any]:
+    row = db.execute("SELECT note FROM notes WHERE fingerprint = ?", (fingerprint,)).fetchone()
+    return json.loads(row[0]) if row else {}
 
 
 def card_from_row(row: str) -> ModelCard:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from personalq_core.__main__ import main
 from personalq_core.library.family import (
     family_in_file_name,
     identify,
+    lineage,
     normalise_family,
     settle_family,
 )
 from personalq_core.library.header import read_header
+
+from .files import write
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 UNET = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
@@ -113,6 +117,19 @@ def test_loras(name):
     assert (identity.kind, identity.family) == ("lora", family)
 
 
+def test_files_of_every_format_are_recognised_by_the_shell_command(tmp_path, capsys):
+    for number, (shapes, _) in enumerate(LORAS.values()):
+        write(tmp_path / f"{number}.safetensors", shapes)
+    assert main(["scan", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    found = {card["file_name"]: (card["kind"], card["base_family"]) for card in answer["cards"]}
+    assert answer["refused"] == []
+    assert found == {
+        f"{number}.safetensors": ("lora", family)
+        for number, (_, family) in enumerate(LORAS.values())
+    }
+
+
 SD_BLOCK = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 OTHERS = {
     "checkpoint": (
@@ -174,6 +191,13 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_names(name):
     assert normalise_family(name) == NAMES[name]
+
+
+def test_lineages():
+    names = {"ponyDiffusionV6XL_v6.safetensors": "Pony", "ponytail_mix.safetensors": None,
+             "IL": "Illustrious", "noobaiXLNAIXL_vPred": "NoobAI", "SDXL Lightning": "Lightning",
+             "hyperrealistic": None, "SDXL 1.0": None, "Flux.1 Krea": "Krea"}  # fmt: skip
+    assert {name: lineage(name) for name in names} == names
 
 
 def test_file_names_only_hint_by_whole_words():

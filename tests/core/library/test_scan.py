@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from personalq_core.__main__ import main
-from personalq_core.library import Root, Store, roots_in, scan
+from personalq_core.library import Root, Store, list_files, roots_in, scan
 from personalq_core.library.concept import concept_groups
 
 from .files import lora, safetensors_bytes, write
@@ -88,6 +88,27 @@ def test_only_changes_are_read_again(models, store, monkeypatch):
     last = scan(roots_in(models), store)
     assert last.changed and len(last.cards) == 2
     assert store.search("mug") == []
+
+
+def test_a_listing_tells_of_changes_and_is_not_made_twice(models, store, monkeypatch):
+    listing = list_files(roots_in(models))
+    first = scan(listing, store)
+    assert list_files(roots_in(models)).state == listing.state
+    beside(models / "loras/mug.safetensors", ".txt", "mgq cup")
+    changed = list_files(roots_in(models))
+    assert changed.state != listing.state
+    monkeypatch.setitem(scan.__globals__, "list_files", None)
+    assert scan(changed, store).cards != first.cards
+
+
+def test_the_name_of_a_fine_tune_stays_as_a_tag(tmp_path):
+    kohya = {"ss_base_model_version": "sdxl_base_v1-0", "ss_sd_model_name": "ponyDiffusionV6XL.sft"}
+    path = write(tmp_path / "x.safetensors", lora(2048), kohya)
+    assert (one(tmp_path).base_family, one(tmp_path).tags) == ("sdxl", ("Pony",))
+    beside(path, ".civitai.info", {"baseModel": "Illustrious", "tags": ["toy"]})
+    assert (one(tmp_path).base_family, one(tmp_path).tags) == ("sdxl", ("toy", "Illustrious"))
+    beside(path, ".civitai.info", {"baseModel": "SDXL 1.0", "tags": ["toy"]})
+    assert one(tmp_path).tags == ("toy",)
 
 
 def test_sidecars_in_their_rank(tmp_path, store):
@@ -306,6 +327,7 @@ def test_scan_command(models, capsys, tmp_path):
         ["tdybr4 bear"],
     )
     assert [bad["file"] for bad in answer["refused"]] == ["old.ckpt"]
+    assert bear["concept"] == bear["id"]
     assert main(["scan", str(models / "loras")]) == 0
     assert "2 models, 1 refused" in capsys.readouterr().out
     assert main(["scan", str(models / "nothing")]) == 2
