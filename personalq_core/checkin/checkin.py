@@ -141,7 +141,7 @@ class CheckIn:
         allowed: Sequence[int] | np.ndarray,
     ) -> tuple[Candidate, ...]:
         """Models named by words that the choice does not answer."""
-        own = set().union(*index.fields[index.cards.index(choice.card)].values())
+        own = set().union(*index.fields[index.number_of[choice.card.id]].values())
         left = [
             found.corrections.get(word.stem, word.stem)
             for word in intent.words

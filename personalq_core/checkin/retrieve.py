@@ -101,6 +101,7 @@ class Index:
         self, cards: Sequence[ModelCard], embedder: Embedder | None, vectors: np.ndarray | None
     ) -> None:
         self.cards = tuple(cards)
+        self.number_of = {card.id: number for number, card in enumerate(self.cards)}
         self.embedder = embedder
         self.vectors = vectors
         self.kinds = np.array([card.kind for card in self.cards])
@@ -195,9 +196,12 @@ class Index:
         for wrong, right in corrections.items():
             texts = [re.sub(rf"\b{re.escape(wrong)}", right, text, flags=re.I) for text in texts]
         queries = self.embedder.embed(texts)
-        chance = (queries @ self._background.T).mean(1, keepdims=True)
-        near = (queries @ self.vectors.T - chance) / (1 - chance)
-        return np.clip(0.65 * near[0] + 0.35 * near[1], 0, 1).astype(np.float32)
+        chance = (queries @ self._background.T).mean(1)
+        # Nearness is (query @ vector - chance) / (1 - chance), mixed of both queries: being
+        # linear, the mix needs one product with the library.
+        share = np.array([0.65, 0.35]) / (1 - chance)
+        near = self.vectors @ (share @ queries).astype(np.float32) - share @ chance
+        return np.clip(near, 0, 1).astype(np.float32)
 
 
 def _fields(card: ModelCard) -> dict[str, list[str]]:
