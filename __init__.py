@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import check_in, taq
+from .nodes import check_in, routes, taq  # noqa: F401  (routes adds itself to the server)
 
 WEB_DIRECTORY = "./web"
 

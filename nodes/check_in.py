@@ -55,9 +55,17 @@ class Library:
         """Changes whenever a model file or a note does."""
         return f"{folders.library_state()}+{self._notes_written}"
 
+    @property
+    def last_read(self) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]] | None:
+        """What `read` gave last, without a look at the disk; None before the first time."""
+        return (self._engine, self._cards, self._notices) if self._engine and self._state else None
+
+    def note_of(self, fingerprint: str) -> dict[str, Any]:
+        """What the user noted of a model; after the first `read`."""
+        return self._store.notes().get(fingerprint, {})
+
     def write_note(self, fingerprint: str, note: dict[str, Any]) -> None:
-        """Keep the user's own facts of a model; no facts: forget them. Raises ValueError."""
-        self.read()
+        """Keep the user's own facts of a model; after the first `read`. See `Store.set_note`."""
         self._store.set_note(fingerprint, **note)
         self._notes_written += 1
 

@@ -1,0 +1,173 @@
+"""The pack's own HTTP routes, asked as a page and as a stranger would ask them."""
+
+import io
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.core.library.files import write
+
+HOSTILE = '<img src=x onerror="alert(1)">'
+
+
+@pytest.fixture
+def library(comfy, models: Path) -> Path:
+    """Three LoRAs: one with a picture, one whose text and picture are hostile."""
+    loras = models / "loras"
+    write(
+        loras / "barnaby_v1.safetensors",
+        metadata={
+            "modelspec.title": "Barnaby v1",
+            "modelspec.trigger_phrase": "brnbyvone bear",
+            "modelspec.date": "2025-01-01T00:00:00",
+        },
+        fill=1,
+    )
+    Image.new("RGBA", (900, 600), (200, 30, 30, 128)).save(loras / "barnaby_v1.preview.png")
+    write(
+        loras / "sub" / "barnaby_v2.safetensors",
+        metadata={"modelspec.title": "Barnaby v2", "modelspec.date": "2025-02-01T00:00:00"},
+        fill=2,
+    )
+    write(
+        loras / "evil.safetensors",
+        metadata={"modelspec.title": HOSTILE, "modelspec.description": HOSTILE},
+        fill=3,
+    )
+    (loras / "evil.png").write_text("<svg onload=alert(1)>")
+    ask(comfy, "rescan", {})
+    return loras
+
+
+def ask(comfy, path, body=None, headers=None, **query):
+    """(status, headers, content) of one request to /personalq/PATH; a body is posted as JSON."""
+    url = f"{comfy.url}/personalq/{path}?{urllib.parse.urlencode(query)}"
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    headers = {**({} if data is None else {"Content-Type": "application/json"}), **(headers or {})}
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def cards(comfy, **query):
+    status, _, content = ask(comfy, "cards", **query)
+    assert status == 200, content
+    return json.loads(content)
+
+
+def test_cards_newest_first_in_pages(comfy, library):
+    page = cards(comfy, limit=2, offset=1)
+    assert page["total"] == 3 and page["kinds"] == {"lora": 3}
+    everything = [card["title"] for card in cards(comfy)["cards"]]
+    assert everything.index("Barnaby v2") < everything.index("Barnaby v1")
+    assert [card["title"] for card in page["cards"]] == everything[1:]
+
+
+def test_search_while_typing_and_filters(comfy, library):
+    assert {c["title"] for c in cards(comfy, q="barn")["cards"]} == {"Barnaby v1", "Barnaby v2"}
+    assert cards(comfy, q="brnbyvone")["cards"][0]["title"] == "Barnaby v1"
+    assert cards(comfy, kind="checkpoint")["total"] == 0
+    assert cards(comfy, base="sd15")["total"] == 3
+
+
+def test_no_answer_holds_a_path_of_the_disk(comfy, library):
+    card = cards(comfy)["cards"][0]
+    whole = json.dumps(cards(comfy)) + ask(comfy, "card", id=card["id"])[2].decode()
+    assert str(library) not in whole
+
+
+def test_a_card_says_where_its_facts_come_from(comfy, library):
+    card = json.loads(ask(comfy, "card", id="lora:barnaby_v1.safetensors")[2])
+    assert card["triggers"] == ["brnbyvone bear"]
+    assert "header" in card["sources"]["title"].lower()
+
+
+def test_previews_are_drawn_anew_and_revalidated(comfy, library):
+    status, headers, content = ask(comfy, "preview", id="lora:barnaby_v1.safetensors")
+    assert (status, headers["Content-Type"]) == (200, "image/webp")
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "WEBP" and max(picture.size) <= 320
+    again = ask(comfy, "preview", id="lora:barnaby_v1.safetensors",
+                headers={"If-None-Match": headers["ETag"]})  # fmt: skip
+    assert again[0] == 304 and not again[2]
+    Image.new("RGB", (10, 10)).save(library / "barnaby_v1.preview.png")
+    changed = ask(comfy, "preview", id="lora:barnaby_v1.safetensors",
+                  headers={"If-None-Match": headers["ETag"]})  # fmt: skip
+    assert changed[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("card", "status"),
+    [
+        ("lora:evil.safetensors", 204),  # its .png is an SVG with a script
+        ("lora:sub/barnaby_v2.safetensors", 204),
+        ("lora:../../../etc/passwd", 404),
+        ("/etc/passwd", 404),
+        ("", 404),
+        ("x" * 5000, 404),
+    ],
+)
+def test_previews_only_of_known_cards(comfy, library, card, status):
+    answer = ask(comfy, "preview", id=card)
+    assert (answer[0], b"<svg" in answer[2]) == (status, False)
+
+
+def test_a_note_outranks_the_file_and_can_be_forgotten(comfy, library):
+    card = "lora:barnaby_v1.safetensors"
+    note = {"title": f"My bear {HOSTILE}", "trigger": "mine", "note": "from the attic"}
+    status, _, content = ask(comfy, "note", {"id": card, "note": note})
+    noted = json.loads(content)
+    assert status == 200, content
+    assert (noted["title"], noted["trigger"]) == (note["title"], "mine")
+    assert noted["sources"]["title"] == "your note"
+    assert noted["note"] == note and noted["description"].startswith("from the attic")
+    assert cards(comfy, q="my bear")["cards"][0]["id"] == card
+
+    ask(comfy, "note", {"id": card, "note": {"title": None}})
+    kept = json.loads(ask(comfy, "card", id=card)[2])
+    assert (kept["title"], kept["trigger"]) == ("Barnaby v1", "mine")
+    ask(comfy, "note", {"id": card, "note": {"trigger": None, "note": ""}})
+    assert not [p for p in library.rglob("*") if p.suffix in (".json", ".info", ".txt")]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        ({"id": "lora:barnaby_v1.safetensors", "note": {"path": "/etc"}}, {}, 400),
+        ({"id": "lora:barnaby_v1.safetensors", "note": {"title": 7}}, {}, 400),
+        ({"id": "lora:barnaby_v1.safetensors", "note": {"trigger": "a, b"}}, {}, 400),
+        ({"id": "lora:barnaby_v1.safetensors", "note": []}, {}, 400),
+        ({"id": ["x"], "note": {}}, {}, 404),
+        ([1], {}, 400),
+        (b"{", {}, 400),
+        (b"[" * 60_000, {}, 400),
+        (b" " * 100_000, {}, 400),
+        (b"{}", {"Content-Type": "text/plain"}, 400),
+        ({}, {"Origin": "https://elsewhere.example"}, 403),
+        ({}, {"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_bad_and_foreign_notes_are_refused(comfy, library, body, headers, status):
+    assert ask(comfy, "note", body, headers)[0] == status
+    assert json.loads(ask(comfy, "card", id="lora:barnaby_v1.safetensors")[2])["title"] == (
+        "Barnaby v1"
+    )
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "1e3", "٣"])
+def test_bad_numbers_are_refused(comfy, library, offset):
+    assert ask(comfy, "cards", offset=offset)[0] == 400
+
+
+def test_status_names_folders_and_size(comfy, library):
+    status = json.loads(ask(comfy, "status")[2])
+    assert status["cards"] == 3 and status["scan"] is None
+    assert {"kind": "lora", "path": str(library)} in status["folders"]
