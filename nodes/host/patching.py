@@ -111,6 +111,10 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
             return super()._tile(rows, like)
         return self._patched_weight(like.device)[rows].to(like.dtype), None
 
+    def _integer(self, x: Tensor) -> Tensor | None:
+        comfy.ops.run_every_op()
+        return None if self.weight_function and self._changes else super()._integer(x)
+
     def _patched_weight(self, device: torch.device) -> Tensor:
         patched: Tensor | None = None
         for function in self._changes:

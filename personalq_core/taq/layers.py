@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import time
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import compute
 from .formats import Format, Packed
 from .lora import Branch
 
@@ -29,6 +28,9 @@ class QuantizedLayer(nn.Module):
     weight: Tensor
     weight_scale: Tensor
     weight_zero: Tensor | None
+    activations = "automatic"
+    """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
+    integer product, or "automatic": 16-bit, except where only the integer product is fast."""
 
     def _store(self, layer: nn.Module, weight: Tensor, fmt: Format, importance: Tensor | None):
         self.format = fmt
@@ -92,6 +94,22 @@ class QuantizedLayer(nn.Module):
         weight = self.format.dequantize(packed, columns, like.dtype)
         return weight.reshape(-1, *self.shape[1:]), None
 
+    def _integer(self, x: Tensor) -> Tensor | None:
+        """The product of int8 codes with inputs rounded to int8; None where it is not the way."""
+        wanted = self.activations == "8-bit" or (
+            self.activations == "automatic" and compute.chosen(x.device) == "int8"
+        )
+        if not wanted or self.format.bits != 8 or self.weight_zero is not None:
+            return None
+        packed = self._packed(slice(None), self.weight, x.device)
+        try:
+            return self._integer_product(x, packed.codes, packed.scale).to(x.dtype)
+        except compute.UNSUPPORTED:
+            return None
+
+    def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def _bias_for(self, like: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(like)
 
@@ -110,17 +128,22 @@ class QuantizedLinear(QuantizedLayer):
         self._store(layer, weight, fmt, importance)
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = x.to(product_dtype(x))
-        parts = []
-        for rows in self._tiles():
-            weight, scale = self._tile(rows, inputs)
-            part = F.linear(inputs, weight).to(x.dtype)
-            parts.append(part if scale is None else part * scale.to(x.dtype))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        inputs = x.to(compute.product_dtype(x))
+        out = self._integer(x)
+        if out is None:
+            parts = []
+            for rows in self._tiles():
+                weight, scale = self._tile(rows, inputs)
+                part = F.linear(inputs, weight).to(x.dtype)
+                parts.append(part if scale is None else part.mul_(scale.to(x.dtype)))
+            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         for branch in self.active_branches(inputs):
-            out = out + branch.linear(inputs).to(x.dtype)
+            out += branch.linear(inputs)
         bias = self._bias_for(out)
-        return out if bias is None else out + bias
+        return out if bias is None else out.add_(bias)
+
+    def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        return compute.linear_int8(x, codes, scale)
 
 
 class QuantizedConv2d(QuantizedLayer):
@@ -139,42 +162,34 @@ class QuantizedConv2d(QuantizedLayer):
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = x.to(product_dtype(x))
-        parts = []
-        for rows in self._tiles():
-            weight, scale = self._tile(rows, inputs)
-            part = self._convolve(inputs, weight).to(x.dtype)
-            parts.append(part if scale is None else part * scale.to(x.dtype)[:, None, None])
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        inputs = x.to(compute.product_dtype(x))
+        out = self._integer(x)
+        if out is None:
+            parts = []
+            for rows in self._tiles():
+                weight, scale = self._tile(rows, inputs)
+                part = self._convolve(inputs, weight).to(x.dtype)
+                parts.append(part if scale is None else part.mul_(scale.to(x.dtype)[:, None, None]))
+            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         for branch in self.active_branches(inputs):
-            out = out + branch.convolve(inputs, self._convolve, self.shape).to(x.dtype)
+            out += branch.convolve(inputs, self._convolve, self.shape)
         bias = self._bias_for(out)
-        return out if bias is None else out + bias[:, None, None]
+        return out if bias is None else out.add_(bias[:, None, None])
+
+    def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        if x.device.type != "cpu" or isinstance(self.padding, str):
+            raise NotImplementedError("an integer convolution")
+        codes = codes.view(self.shape)
+        where = (self.stride, self.padding, self.dilation, self.groups)
+        return compute.conv2d_int8(x, codes, scale, *where)
 
     def _tiles(self) -> Iterator[slice]:
         # A grouped convolution's output channels belong to input channels: no cutting.
         return iter([slice(0, self.shape[0])]) if self.groups > 1 else super()._tiles()
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The type to multiply in: the input's own, but bfloat16 on a CPU that is faster in it."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float16):
-        return cpu_product_dtype()
-    return x.dtype
-
-
-@functools.cache
-def cpu_product_dtype() -> torch.dtype:
-    """bfloat16 where this CPU multiplies it at least 1.5 times as fast as float32 (measured)."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(256, 1024, dtype=dtype)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            a @ a.T
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    faster = seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
-    return torch.bfloat16 if faster else torch.float32
+def set_activations(model: nn.Module, activations: str) -> None:
+    """Say how all packed layers of a model take their inputs; see QuantizedLayer.activations."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            module.activations = activations

@@ -1,0 +1,93 @@
+"""The ways to compute a packed product agree, and the choice between them is by measurement."""
+
+import pytest
+import torch
+from torch import nn
+
+from personalq_core.taq import compute
+from personalq_core.taq.formats import FORMATS
+from personalq_core.taq.layers import QuantizedConv2d, QuantizedLinear, set_activations
+
+CPU = torch.device("cpu")
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch.manual_seed(0)
+    compute.chosen.cache_clear()
+    yield
+    compute.chosen.cache_clear()
+
+
+def pair():
+    linear, conv = nn.Linear(128, 96), nn.Conv2d(80, 72, 3, stride=2, padding=1)
+    x, image = torch.randn(3, 7, 128), torch.randn(3, 80, 9, 9)
+    return [
+        (linear, QuantizedLinear(linear, linear.weight, FORMATS["int8"]), x),
+        (conv, QuantizedConv2d(conv, conv.weight, FORMATS["int8"]), image),
+    ]
+
+
+@pytest.mark.parametrize(
+    "times, way",
+    [
+        ({"plain": 9.0, "bfloat16": 3.0, "int8": 1.0}, "bfloat16"),
+        ({"plain": 9.0, "bfloat16": 8.0, "int8": 3.0}, "int8"),
+        ({"plain": 9.0, "bfloat16": 8.0, "int8": 8.0}, "plain"),
+        ({"plain": 9.0, "bfloat16": 8.0, "int8": float("inf")}, "plain"),
+    ],
+)
+def test_the_first_way_that_is_clearly_faster_is_taken(monkeypatch, times, way):
+    monkeypatch.setattr(compute, "measured", lambda: times)
+    assert compute.chosen(CPU) == way
+    for plain, packed, x in pair():
+        assert relative(packed(x), plain(x)) < 0.02
+
+
+def test_a_gpu_multiplies_in_the_type_of_its_inputs():
+    assert compute.chosen(torch.device("cuda")) == "plain"
+    assert compute.product_dtype(torch.empty(1, dtype=torch.float16, device="meta")) is torch.half
+
+
+def test_this_machines_ways_are_measured():
+    times = compute.measured()
+    assert set(times) == {"plain", "bfloat16", "int8"}
+    assert all(seconds > 0 for seconds in times.values())
+
+
+def test_8_bit_inputs_are_rounded_token_by_token_and_picture_by_picture(monkeypatch):
+    monkeypatch.setattr(compute, "measured", lambda: {"plain": 1, "bfloat16": 1, "int8": 1})
+    for plain, packed, x in pair():
+        exact = packed(x)
+        set_activations(packed, "8-bit")
+        rounded = packed(x)
+        assert 1e-4 < relative(rounded, exact) < 0.02
+        assert relative(rounded, plain(x)) < 0.02
+        # A neighbour with values a thousand times larger changes nothing.
+        x[1] *= 1000
+        assert torch.equal(packed(x)[0], rounded[0])
+
+
+def test_4_bit_codes_are_never_multiplied_as_integers():
+    linear = nn.Linear(128, 96)
+    packed = QuantizedLinear(linear, linear.weight, FORMATS["int4"])
+    x = torch.randn(5, 128)
+    exact = packed(x)
+    set_activations(packed, "8-bit")
+    assert torch.equal(packed(x), exact)
+
+
+def test_a_pytorch_without_the_operators_falls_back(monkeypatch):
+    def missing(*_):
+        raise AttributeError("no such operator")
+
+    for _, packed, x in pair():
+        exact = packed(x)
+        set_activations(packed, "8-bit")
+        monkeypatch.setattr(compute, "linear_int8", missing)
+        monkeypatch.setattr(compute, "conv2d_int8", missing)
+        assert torch.equal(packed(x), exact)
