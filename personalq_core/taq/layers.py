@@ -23,6 +23,8 @@ class QuantizedLayer(nn.Module):
     `weight` holds the codes under the name the layer always had, so that LoRA keys still find it.
     Codes, scales and zero points are part of the state dict: they move and are counted with it.
     A branch is a change of the weight kept apart at 16 bit: nothing is ever rounded into the codes.
+
+    Made from the layer it replaces and its weight: a tensor to pack, or one packed before.
     """
 
     weight: Tensor
@@ -32,10 +34,14 @@ class QuantizedLayer(nn.Module):
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
     integer product, or "automatic": 16-bit, except where only the integer product is fast."""
 
-    def _store(self, layer: nn.Module, weight: Tensor, fmt: Format, importance: Tensor | None):
+    def _store(
+        self, layer: nn.Module, weight: Tensor | Packed, fmt: Format, importance: Tensor | None
+    ):
         self.format = fmt
-        self.shape = tuple(weight.shape)
-        packed = fmt.quantize(weight.flatten(1), importance)
+        self.shape = tuple(layer.weight.shape)
+        packed = weight
+        if isinstance(packed, Tensor):
+            packed = fmt.quantize(packed.flatten(1), importance)
         self.weight = nn.Parameter(packed.codes, requires_grad=False)
         self.register_buffer("weight_scale", packed.scale)
         self.register_buffer("weight_zero", packed.zero)
@@ -121,10 +127,14 @@ class QuantizedLinear(QuantizedLayer):
     """Stands in for nn.Linear: (..., in) -> (..., out)."""
 
     def __init__(
-        self, layer: nn.Linear, weight: Tensor, fmt: Format, importance: Tensor | None = None
+        self,
+        layer: nn.Linear,
+        weight: Tensor | Packed,
+        fmt: Format,
+        importance: Tensor | None = None,
     ):
         super().__init__()
-        self.in_features, self.out_features = weight.shape[1], weight.shape[0]
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self._store(layer, weight, fmt, importance)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +160,11 @@ class QuantizedConv2d(QuantizedLayer):
     """Stands in for nn.Conv2d: (batch, in, height, width) -> (batch, out, height, width)."""
 
     def __init__(
-        self, layer: nn.Conv2d, weight: Tensor, fmt: Format, importance: Tensor | None = None
+        self,
+        layer: nn.Conv2d,
+        weight: Tensor | Packed,
+        fmt: Format,
+        importance: Tensor | None = None,
     ):
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
