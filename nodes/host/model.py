@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import comfy.lora
 import comfy.model_patcher
@@ -14,15 +16,38 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan, quantize
+from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
 from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
+from ...personalq_core.taq.quantize import LayerTypes
 from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
-_quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any, TaqPlan]]
+
+@dataclass(frozen=True, slots=True)
+class TaqNotes:
+    """What a quantized MODEL carries along, through clones, into its file.
+
+    sources: what it was made from -> sha256 over names, shapes and first bytes of the weights
+    source_bytes: what the source model took in memory, as its host had loaded it
+    """
+
+    KEY: ClassVar[str] = "personalq_taq"
+
+    plan: TaqPlan
+    trigger: str
+    sources: dict[str, str]
+    source_bytes: int
+
+
+def notes_of(patcher: Any) -> TaqNotes | None:
+    """The notes of a MODEL that TAQ quantized, None of any other."""
+    return patcher.get_attachment(TaqNotes.KEY)
+
+
+_quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any, TaqNotes]]
 _quantized = weakref.WeakKeyDictionary()
 """The last quantized MODEL of each base model, so that an evicted node output is not made anew.
 It lives as long as its base model does."""
@@ -31,49 +56,91 @@ It lives as long as its base model does."""
 def quantized_model(
     source: Any,
     fmt: str,
+    *,
+    planned: Callable[[nn.Module], TaqPlan] | None = None,
     importance: Callable[[], dict[str, Tensor]] | None = None,
     key: tuple = (),
     lora: str = "merged",
+    trigger: str = "",
+    layer_types: LayerTypes = LAYER_TYPES,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, TaqPlan]:
     """A MODEL (ModelPatcher) with packed weights; LoRAs pending on `source` come along.
 
+    planned: the plan for a diffusion model, where it is more than `fmt` throughout.
+    importance: per layer of the diffusion model; see `quantize`.
+    key: what `planned` and `importance` depend on. Both are called only where no finished model
+        is cached under (source, fmt, key, lora).
     lora: "merged" adds them to the weights at full precision before packing. "beside" packs the
         bare base once and keeps them as 16-bit branches, so that other LoRAs cost milliseconds;
         where one is no plain LoRA or LoCon, all are merged.
-    importance: computed only where no finished model is cached under (source, fmt, key).
     Raises TaqError where the model cannot be quantized.
     """
     _check(source)
-    plan = _prefixed_plan(source.model.diffusion_model, fmt)
-    beside = lora == "beside" and _all_low_rank(source, plan)
+    beside = lora == "beside" and _all_low_rank(source)
     settings = (None if beside else source.patches_uuid, fmt, key)
     found = _quantized.get(source.model)
     if found is None or found[0] != settings:
-        hurt = None if importance is None else importance()
-        model = _quantize(source, plan, hurt, progress, patched=not beside)
-        found = _quantized[source.model] = (settings, _patcher_for(source, model, None), plan)
-    _, cached, plan = found
+        plan = _prefixed((planned or (lambda model: make_plan(model, fmt)))(_inner(source)))
+        hurt = None if importance is None else _prefixed_keys(importance())
+        model = _quantize(source, plan, hurt, layer_types, progress, patched=not beside)
+        notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
+        found = _quantized[source.model] = (settings, _patcher_for(source, model, None), notes)
+    _, cached, notes = found
     patcher = _patcher_for(source, cached.model, cached)
+    patcher.set_attachments(TaqNotes.KEY, replace(notes, trigger=trigger, sources=_sources(source)))
     if beside and source.patches:
         patcher.patches = {key: patches[:] for key, patches in source.patches.items()}
         patcher.patches_uuid = source.patches_uuid
-    return patcher, plan
+    return patcher, notes.plan
 
 
-def _all_low_rank(source: Any, plan: TaqPlan) -> bool:
-    """Whether each patch that meets a layer to be packed can be a branch beside it."""
-    packed = {f"{name}.weight" for name, layer in plan.layers.items() if layer.format != KEPT}
+def _inner(source: Any) -> nn.Module:
+    return source.model.diffusion_model
+
+
+def _prefixed(plan: TaqPlan) -> TaqPlan:
+    return TaqPlan(_prefixed_keys(plan.layers))
+
+
+def _prefixed_keys(by_layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {PREFIX + name: value for name, value in by_layer.items()}
+
+
+def _sources(source: Any) -> dict[str, str]:
+    """Which base and which LoRAs: sha256 over names, shapes and first bytes of their weights."""
+    base = {key: parts[0][0] for key, parts in source.get_key_patches(PREFIX).items()}
+    found = {"base": _fingerprint(base)}
+    patches = {
+        f"{key} {number} {patch[0]} {part}": tensor
+        for key, stack in source.patches.items()
+        for number, patch in enumerate(stack)
+        for part, tensor in enumerate(getattr(patch[1], "weights", patch[1]))
+        if isinstance(tensor, Tensor)
+    }
+    return found | ({"loras": _fingerprint(patches)} if patches else {})
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"{key}\0{tuple(tensor.shape)}\0".encode())
+        start = tensor.detach().reshape(-1)[:1024].to("cpu", torch.float32)
+        digest.update(start.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _all_low_rank(source: Any) -> bool:
+    """Whether each patch that may meet a packed layer can be a branch beside it."""
+    weights = {
+        f"{PREFIX}{name}.weight": layer.weight for name, layer in quantizable(_inner(source))
+    }
     return all(
-        low_rank(patches, comfy.utils.get_attr(source.model, key).shape[0]) is not None
+        low_rank(patches, weights[key].shape[0]) is not None
         for key, patches in source.patches.items()
-        if key in packed
+        if key in weights
     )
-
-
-def _prefixed_plan(diffusion_model: nn.Module, fmt: str) -> TaqPlan:
-    plan = make_plan(diffusion_model, fmt)
-    return TaqPlan({PREFIX + name: layer for name, layer in plan.layers.items()})
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
@@ -105,6 +172,7 @@ def _quantize(
     source: Any,
     plan: TaqPlan,
     importance: dict[str, Tensor] | None,
+    layer_types: LayerTypes,
     progress: Callable[[int, int], None] | None,
     patched: bool,
 ) -> nn.Module:
@@ -128,7 +196,7 @@ def _quantize(
         plan,
         importance=importance,
         weight_of=lambda name: merged(f"{name}.weight"),
-        layer_types=LAYER_TYPES,
+        layer_types=layer_types,
         progress=progress,
     )
     for key, meta in list(model.named_parameters()):

@@ -226,6 +226,35 @@ def test_what_cannot_stay_beside_is_merged(host, source):
     assert distance(predict(small), wanted) < 0.04
 
 
+@pytest.mark.parametrize("lora", ["merged", "beside"])
+def test_a_saved_model_needs_no_original(host, source, tmp_path, monkeypatch, lora):
+    files = importlib.import_module("personalq_pack.nodes.host.taq_file")
+    monkeypatch.setattr(files.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    source.add_patches(patches_of(host, source, "LoRA"), 0.8)
+    small, _ = host.quantized_model(source, "int8", lora=lora, trigger="<bear>")
+    if lora == "beside":
+        small.add_patches(patches_of(host, source, "LoKr", 3), 1.0)
+    wanted = predict(small)
+    names = [files.save_model(small, "diffusion_models/bear")[0] for _ in range(2)]
+    assert names[0] != names[1]
+    assert torch.equal(predict(small), wanted)
+    sources = host.notes_of(small).sources
+    assert set(sources) == {"base", "loras"}
+    back, notes = files.load_model(str(tmp_path / names[0]))
+    assert (notes.trigger, notes.sources) == ("<bear>", sources)
+    assert torch.equal(predict(back), wanted)
+    assert type(back.model) is type(source.model)
+    # Loaded, it takes further LoRAs and is saved again like the first.
+    back.add_patches(patches_of(host, source, "LoRA", 4), 1.0)
+    assert not torch.equal(predict(back), wanted)
+    again, _ = files.load_model(str(tmp_path / files.save_model(back, "diffusion_models/x")[0]))
+    assert torch.equal(predict(again), predict(back))
+    plain = host.notes_of(source)
+    assert plain is None
+    with pytest.raises(host.TaqError, match="not quantized by TAQ"):
+        files.save_model(source, "diffusion_models/bear")
+
+
 def test_partly_loaded_models_compute_the_same(host, source, lora):
     small, _ = host.quantized_model(source, "int8")
     after = small.clone()

@@ -1,0 +1,139 @@
+"""TAQ models on disk, in ComfyUI's words: a MODEL to a file, and a file to a MODEL."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import comfy.model_base
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+
+from ...personalq_core.taq import TaqError, TaqPlan, file
+from ...personalq_core.taq.quantize import size_bytes
+from .model import PREFIX, TaqNotes, notes_of, packed_layers
+from .patching import LAYER_TYPES, patcher_class
+
+SUFFIX = ".taq.safetensors"
+FOLDER = "diffusion_models"
+BRANCH = ".branches."
+
+
+def saved_names() -> list[str]:
+    """TAQ models in ComfyUI's diffusion_models folders."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIX)]
+
+
+def saved_path(name: str) -> str:
+    """Path of a TAQ model by its name in the list; raises TaqError."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise TaqError(
+            f"{name} is in none of the {FOLDER} folders any more. Choose another file, or put it "
+            "back and refresh the node list (R)."
+        )
+    return path
+
+
+def save_model(patcher: Any, prefix: str) -> tuple[str, int]:
+    """Save a TAQ MODEL with all LoRAs on it; returns its name below the output folder, its bytes.
+
+    The LoRAs stay beside the codes, at 16 bit: nothing is rounded anew.
+    """
+    notes = notes_of(patcher)
+    if notes is None or not any(packed_layers(patcher.model)):
+        raise TaqError(
+            "This MODEL is not quantized by TAQ. Connect the output of TAQ Quantize, or save it "
+            "with ComfyUI's own ModelSave."
+        )
+    comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
+    base = patcher.model
+    plan = TaqPlan({key.removeprefix(PREFIX): layer for key, layer in notes.plan.layers.items()})
+    host = {
+        "model_type": base.model_type.name,
+        "sampling_settings": {
+            key: value
+            for key, value in base.model_config.sampling_settings.items()
+            if isinstance(value, (bool, int, float, str))
+        },
+    }
+    held = file.contents(
+        base.diffusion_model, plan, trigger=notes.trigger, sources=notes.sources, host=host
+    )
+    _keep_loras(held)
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    name = f"{name}_{counter:05}_{SUFFIX}"
+    path = os.path.join(folder, name)
+    while os.path.exists(path):  # ComfyUI counts only files that are named like pictures
+        counter += 1
+        name = f"{name.rsplit('_', 2)[0]}_{counter:05}_{SUFFIX}"
+        path = os.path.join(folder, name)
+    file.save(path, held)
+    return os.path.join(subfolder, name), os.path.getsize(path)
+
+
+def _keep_loras(held: file.TaqFile) -> None:
+    """Rename the branches of pending LoRAs: loaded again, they belong to the model."""
+    taken = {key.split(BRANCH)[1].split(".")[0] for key in held.tensors if BRANCH in key}
+    name = f"saved{len(taken)}"
+    for key in [key for key in held.tensors if f"{BRANCH}lora." in key]:
+        held.tensors[key.replace(f"{BRANCH}lora.", f"{BRANCH}{name}.")] = held.tensors.pop(key)
+
+
+def load_model(path: str) -> tuple[Any, TaqNotes]:
+    """A saved TAQ model as a MODEL, its codes mapped from the file; raises TaqError."""
+    held = file.load(path)
+    name = os.path.basename(path)
+    management = comfy.model_management
+    shaped = held.tensors | {
+        f"{layer}.weight": torch.empty(shape, dtype=torch.float16, device="meta")
+        for layer, shape in held.shapes.items()
+    }
+    config = comfy.model_detection.model_config_from_unet(shaped, "")
+    if config is None:
+        raise TaqError(f"This ComfyUI does not know the kind of model in {name}. Update ComfyUI.")
+    dtypes = list(config.supported_inference_dtypes)
+    device = management.get_torch_device()
+    count = sum(tensor.numel() for tensor in shaped.values())
+    dtype = management.unet_dtype(model_params=count, supported_dtypes=dtypes)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
+    _take_sampling(config, held.host, name)
+    model = config.get_model(shaped, "", device=torch.device("meta"))
+    _cast_unpacked(held, dtype)
+    file.restore(model.diffusion_model, held, LAYER_TYPES)
+    lost = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
+    if lost:
+        raise TaqError(f"{name} lacks {lost[0]}. Save the model again with Save TAQ Model.")
+    patcher = patcher_class(comfy.model_patcher.ModelPatcher)(
+        model, load_device=device, offload_device=management.unet_offload_device()
+    )
+    plan = TaqPlan({PREFIX + layer: planned for layer, planned in held.plan.layers.items()})
+    notes = TaqNotes(plan, held.trigger, held.sources, size_bytes(model.diffusion_model))
+    patcher.set_attachments(TaqNotes.KEY, notes)
+    return patcher, notes
+
+
+def _take_sampling(config: Any, host: dict[str, Any], name: str) -> None:
+    """What cannot be seen from the weights: the kind of prediction and its settings."""
+    try:
+        model_type = comfy.model_base.ModelType[host["model_type"]]
+        config.sampling_settings |= host["sampling_settings"]
+    except (KeyError, TypeError) as error:
+        raise TaqError(
+            f"{name} was saved by another program or a newer ComfyUI ({error}). Update ComfyUI."
+        ) from error
+    config.model_type = lambda *_, **__: model_type
+
+
+def _cast_unpacked(held: file.TaqFile, dtype: torch.dtype) -> None:
+    """Weights kept at 16 or 32 bits take the type that this ComfyUI computes in."""
+    for key, tensor in held.tensors.items():
+        owner = key.rpartition(".")[0]
+        packed = owner in held.shapes or BRANCH in key
+        if not packed and tensor.is_floating_point():
+            held.tensors[key] = tensor.to(dtype)
