@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,6 +66,7 @@ def read_card(
     ]
     facts += _gguf_facts(header) if is_gguf else _header_facts(header, stem)
     facts += [_name_facts(stem, kind), _time_facts(mtime_s)]
+    facts = [_not_from_the_future(fact) for fact in facts]
     card = _merge(kind, name, path, facts, identity, header.fingerprint)
     preview = next((stem + end for end in PREVIEW_SUFFIXES if stem + end in siblings), None)
     return replace(card, preview=os.path.join(folder, preview) if preview else None)
@@ -155,6 +157,13 @@ def _name_facts(stem: str, kind: str) -> Facts:
 
 def _time_facts(mtime_s: float) -> Facts:
     return Facts(origin="file time", created_at=utc(mtime_s))
+
+
+def _not_from_the_future(fact: Facts) -> Facts:
+    """A date still to come is a mistake, or is there to be the newest."""
+    tomorrow = utc(time.time() + 86400) or ""
+    late = fact.created_at is not None and fact.created_at > tomorrow
+    return replace(fact, created_at=None) if late else fact
 
 
 def _merge(

@@ -111,6 +111,13 @@ def test_the_name_of_a_fine_tune_stays_as_a_tag(tmp_path):
     assert one(tmp_path).tags == ("toy",)
 
 
+def test_a_date_still_to_come_is_not_believed(tmp_path):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, ".civitai.info", {"createdAt": "2099-01-01T00:00:00Z"})
+    card = one(tmp_path)
+    assert (card.created_at, card.sources["created_at"]) == ("2023-11-14T22:13:20Z", "kohya header")
+
+
 def test_sidecars_in_their_rank(tmp_path, store):
     path = write(tmp_path / "x.safetensors", metadata=KOHYA)
     beside(path, ".txt", "from text")
