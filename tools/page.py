@@ -1,11 +1,15 @@
 """What tests and screenshots do on the graph page, in one place, because pages change."""
 
+from typing import Any
+
 from playwright.sync_api import Page
 
-from tools.comfy import Server
+from tools.comfy import ROOT, Server
 from tools.demo import template_url
 
 CHECK_IN = "PersonalQCheckInSelector"
+SETTLED_MS = 1000
+"""What the page animates or writes behind its own time-outs is over by then."""
 
 
 def node(kind: str) -> str:
@@ -13,11 +17,29 @@ def node(kind: str) -> str:
     return f"app.graph.nodes.find(n => n.type === '{kind}')"
 
 
-def open_workflow(page: Page, server: Server) -> None:
-    """Open workflows/personal_concept.json and wait until its nodes stand there."""
-    page.goto(template_url(server))
+def open_page(page: Page, server: Server) -> None:
+    """Open the graph page with whatever graph it opens with, no dialog over it."""
+    page.goto(server.url)
+    page.wait_for_function(
+        "window.app?.extensionManager?.sidebarTab?.sidebarTabs?.some(t => t.id === 'personalq')"
+        " || window.app?.graph?.nodes?.length > 0",
+        timeout=60_000,
+    )
+    page.wait_for_timeout(SETTLED_MS)
+    page.keyboard.press("Escape")
+
+
+def open_workflow(page: Page, server: Server, name: str = "personal_concept") -> None:
+    """Open workflows/NAME.json from the templates and wait until its nodes stand there."""
+    page.goto(template_url(server).replace("personal_concept", name))
     page.wait_for_function(f"window.app?.graph && {node(CHECK_IN)}", timeout=60_000)
     page.wait_for_timeout(500)
+
+
+def load_graph(page: Page, graph: dict[str, Any]) -> None:
+    """Put a graph in the page's UI format on the canvas."""
+    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    page.wait_for_timeout(SETTLED_MS)
 
 
 def set_nodes_2(page: Page, on: bool) -> None:
@@ -28,7 +50,7 @@ def set_nodes_2(page: Page, on: bool) -> None:
 def set_setting(page: Page, name: str, value: object) -> None:
     script = "([name, value]) => app.extensionManager.setting.set(name, value)"
     page.evaluate(script, [name, value])
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(SETTLED_MS)
 
 
 def write_request(page: Page, text: str) -> None:
@@ -42,6 +64,16 @@ def press_run(page: Page) -> None:
     page.get_by_role("button", name="Run", exact=True).first.click()
 
 
+def run(page: Page) -> None:
+    """What the Run button does, wherever a page has it."""
+    page.evaluate("void app.queuePrompt(0, 1)")
+
+
+def asked(page: Page) -> None:
+    """Wait until the panel shows a question."""
+    page.locator(".personalq-card").first.wait_for(timeout=60_000)
+
+
 def answered(page: Page, title: str) -> None:
     """Wait until the panel shows what was chosen."""
     page.locator(".personalq-prompt").wait_for(timeout=60_000)
@@ -52,7 +84,12 @@ def drawn(page: Page) -> None:
     """Wait until the preview has its picture."""
     preview = f"app.nodeOutputs[{node('PreviewImage')}.id]"
     page.wait_for_function(f"{preview}?.images?.length > 0", timeout=60_000)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(SETTLED_MS)
+
+
+def open_library(page: Page) -> None:
+    """Press the side bar's PersonalQ button."""
+    page.locator(".personalq-tab-button, [data-testid=personalq-tab-button]").first.click()
 
 
 def close_notices(page: Page) -> None:
@@ -60,4 +97,39 @@ def close_notices(page: Page) -> None:
     for button in page.get_by_role("button", name="Close").all():
         if button.is_visible():
             button.click()
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(SETTLED_MS)
+
+
+def check_in_graph(request: str, **properties: object) -> dict[str, Any]:
+    """A small graph in UI format as one was saved first: Check-in, and its prompt looked at."""
+    outputs = (
+        ("decision", "PERSONALQ_DECISION"), ("prompt", "STRING"), ("trigger", "STRING"),
+        ("lora_name", "COMBO"), ("checkpoint_name", "COMBO"), ("strength", "FLOAT"),
+        ("text", "STRING"),
+    )  # fmt: skip
+    selector = {
+        "id": 1, "type": CHECK_IN, "pos": [500, 100], "size": [420, 380], "flags": {}, "order": 0,
+        "mode": 0, "properties": {"Node name for S&R": CHECK_IN, **properties},
+        "inputs": [
+            {"name": "model", "type": "MODEL", "link": None},
+            {"name": "request", "type": "STRING", "link": None, "widget": {"name": "request"}},
+        ],
+        "outputs": [
+            {"name": name, "type": kind, "links": [1] if name == "prompt" else []}
+            for name, kind in outputs
+        ],
+        "widgets_values": [request, "", "ask"],
+    }  # fmt: skip
+    sink = {
+        "id": 2, "type": "PreviewAny", "pos": [1000, 100], "size": [300, 150], "flags": {},
+        "order": 1, "mode": 0, "properties": {"Node name for S&R": "PreviewAny"},
+        "inputs": [{"name": "source", "type": "*", "link": 1}], "outputs": [], "widgets_values": [],
+    }  # fmt: skip
+    return {
+        "last_node_id": 2, "last_link_id": 1, "nodes": [selector, sink],
+        "links": [[1, 1, 1, 2, 0, "STRING"]], "groups": [], "config": {}, "extra": {},
+        "version": 0.4,
+    }  # fmt: skip
+
+
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))

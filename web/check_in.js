@@ -3,23 +3,40 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPanel, after, el } from "./panel.js";
 import { pauseAutoQueue } from "./auto_queue.js";
+import { VIEWS, restored } from "./check_in_views.js";
+import { checked, shareable } from "./decision.js";
+import { fetchCard, saveNote } from "./library_api.js";
+import { addPanel, after, keep, note, saveState } from "./panel.js";
+import { t } from "./text.js";
 
 const NO_MODEL = "none"; // the `selection` that means: none of these, plain prompt
+const IN_WORDS = "answer:"; // begins a `selection` that is an answer in the user's own words
+const KEPT = "personalq"; // the node's property with what it showed last
+const ALWAYS = "personalq_always_ask";
 
 export function addCheckIn(node) {
-  const show = addPanel(node, "PersonalQ check-in");
-  const selection = node.widgets.find((widget) => widget.name === "selection");
+  const show = addPanel(node, t("PersonalQ check-in"));
+  const widget = (name) => node.widgets.find((candidate) => candidate.name === name);
+  const selection = widget("selection");
   hide(selection);
   let resumeAutoQueue = null;
+  let question = null; // the last one, to come back to
 
-  function answer(value) {
-    selection.value = value;
-    selection.callback?.(value);
-    resume();
-    show(...(value ? restored(value, actions) : [note("Running again ...")]));
-    app.queuePrompt(0, 1);
+  function render(decision) {
+    const isOpen = decision.status === "ask";
+    if (isOpen) resumeAutoQueue ??= pauseAutoQueue();
+    else resume();
+    if (isOpen) question = decision;
+    show(...earlier(decision), ...VIEWS[decision.status](decision, actions));
+  }
+
+  /** A run may end after its request was edited. */
+  function earlier({ request }) {
+    const slot = node.inputs?.findIndex(({ name }) => name === "request") ?? -1;
+    const isLinked = slot >= 0 && node.isInputConnected(slot);
+    const isOld = request && !isLinked && request !== widget("request").value;
+    return isOld ? [note(t("For: {request}", { request }))] : [];
   }
 
   function resume() {
@@ -27,33 +44,78 @@ export function addCheckIn(node) {
     resumeAutoQueue = null;
   }
 
-  function render(decision) {
-    const isOpen = decision.status === "ask";
-    if (isOpen) resumeAutoQueue ??= pauseAutoQueue();
-    else resume();
-    show(...VIEWS[decision.status](decision, actions));
+  function select(value) {
+    selection.value = value;
+    selection.callback?.(value);
+  }
+
+  async function answer(value) {
+    select(value);
+    resume();
+    show(note(t("Running again ...")));
+    saveState();
+    await app.queuePrompt(0, 1);
+    if (node.properties[ALWAYS]) select("");
   }
 
   const actions = {
     answer,
-    chooseAgain: (decision) =>
-      show(...VIEWS.ask({ ...decision, question: "Which one instead?" }, actions)),
+    say: (words) => answer(IN_WORDS + words),
+    forget: () => { select(""); keep(node, KEPT, undefined); show(); },
+    change: (decision) => {
+      const asked = [question, decision].find((d) => d?.request === decision.request && d.candidates.length > 1);
+      if (asked) show(...VIEWS.ask({ ...asked, status: "ask", question: t("Which one instead?") }, actions));
+      else answer("");
+    },
+    isAnswered: () => selection.value !== "",
+    isAlways: () => Boolean(node.properties[ALWAYS]),
+    setAlways: (on) => {
+      if (on) {
+        select("");
+        const ask = widget("ask");
+        if (ask) ask.value = "often";
+        widget("when_unsure").value = "ask";
+      }
+      keep(node, ALWAYS, on || undefined);
+    },
+    groupsOf: async ({ kind, name }) => (await fetchCard(`${kind}:${name}`))?.trigger_groups ?? [],
+    makeCanonical: async ({ kind, name, selection: chosen }, trigger) => {
+      await saveNote(`${kind}:${name}`, { trigger });
+      answer(chosen);
+    },
   };
 
   after(node, "onExecuted", (output) => {
-    const decision = output?.personalq?.[0];
-    if (decision) render(decision);
+    const decision = checked(output?.personalq?.[0]);
+    if (!decision) return;
+    // An answer in words is kept as the model it led to: the same again, whatever comes to be added.
+    if (selection.value.startsWith(IN_WORDS) && decision.choice) select(decision.choice.selection);
+    render(decision);
+    keep(node, KEPT, shareable(decision));
   });
-  after(node, "onConfigure", () => show(...restored(selection.value, actions)));
+
+  after(node, "onConfigure", () => {
+    const decision = checked(node.properties[KEPT]);
+    const answered = selection.value;
+    if (decision && fits(decision, answered)) render(decision);
+    else if (answered) show(...restored(nameOf(answered), actions));
+    else show();
+  });
 
   const onError = ({ detail }) => {
-    if (isAbout(detail, node)) render({ status: "error", reason: detail.exception_message });
+    if (isAbout(detail, node)) render({ status: "error", reason: String(detail.exception_message) });
   };
   api.addEventListener("execution_error", onError);
   after(node, "onRemoved", () => {
     api.removeEventListener("execution_error", onError);
     resume();
   });
+}
+
+/** Is this what the node showed for this answer? */
+function fits({ status, choice }, answered) {
+  if (status === "ask") return answered === "";
+  return answered === "" || answered === (choice?.selection ?? NO_MODEL);
 }
 
 /** Inside a subgraph the server knows a node as "outer:inner". */
@@ -67,118 +129,8 @@ function hide(widget) {
   widget.options.hidden = true;
 }
 
-/** Before the first run after a reload only the saved answer is known. */
-function restored(selection, { answer }) {
-  if (!selection) return [];
-  const name = selection === NO_MODEL ? "no personal model" : nameOf(selection);
-  return [
-    el("div", { class: "row" },
-      el("span", { class: "grow quiet", text: `Your choice: ${name}` }),
-      button("change", () => answer(""))),
-  ];
+/** "lora:sub/bear_v4.safetensors#0123456789" -> "bear_v4". */
+function nameOf(selection) {
+  if (selection === NO_MODEL) return t("no personal model");
+  return selection.replace(/^\w+:/, "").replace(/#[0-9a-f]*$/, "").replace(/^.*[\\/]|\.safetensors$/g, "");
 }
-
-const nameOf = (selection) =>
-  selection.replace(/^\w+:/, "").replace(/#[0-9a-f]*$/, "").replace(/^.*[\\/]|\.safetensors$/g, "");
-
-const VIEWS = {
-  ask: (decision, { answer }) => {
-    const none = button("None of these", () => answer(NO_MODEL));
-    return [
-      el("div", { class: "question", text: decision.question, role: "status" }),
-      options(decision.candidates, answer, none),
-    ];
-  },
-
-  chosen: (decision, { answer, chooseAgain }) => {
-    const { choice } = decision;
-    const others = decision.candidates.length > 1;
-    return [
-      el("div", { class: "row", role: "status" },
-        badge(choice),
-        el("div", { class: "grow" },
-          el("div", { class: "title", text: choice.title }),
-          facts(choice, decision.strength)),
-        button("change", () => (others ? chooseAgain(decision) : answer("")))),
-      evidence(choice.evidence.length ? choice.evidence : [decision.reason]),
-      prompt(decision.prompt, decision.trigger),
-      ...notices(decision),
-    ];
-  },
-
-  none: (decision, { answer }) => [
-    el("div", { class: "question", text: decision.reason, role: "status" }),
-    decision.candidates.length ? el("div", { class: "quiet", text: "Nearest in your library:" }) : null,
-    decision.candidates.length ? options(decision.candidates, answer) : null,
-    prompt(decision.prompt, ""),
-    ...notices(decision),
-  ],
-
-  error: ({ reason }, { answer }) => [
-    el("div", { class: "error", text: reason.trim(), role: "alert" }),
-    el("div", { class: "row" }, el("span", { class: "grow" }), button("choose again", () => answer(""))),
-  ],
-};
-
-/** Cards to choose from; arrow keys walk through them. */
-function options(candidates, answer, last = null) {
-  const cards = candidates.map((candidate) =>
-    el("button", { class: "card", type: "button", onclick: () => answer(candidate.selection) },
-      badge(candidate),
-      el("div", { class: "grow" },
-        el("div", { class: "title", text: candidate.title }),
-        candidate.difference ? el("div", { class: "difference", text: candidate.difference }) : null,
-        facts(candidate),
-        evidence(candidate.evidence))));
-  const group = el("div", { class: "options", role: "group", "aria-label": "Options" }, ...cards, last);
-  group.addEventListener("keydown", (event) => walk(event, [...group.children]));
-  return group;
-}
-
-const STEPS = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 };
-
-function walk(event, buttons) {
-  const step = STEPS[event.key];
-  const isOurs = step || ["Enter", " ", "Delete", "Backspace", "Escape"].includes(event.key);
-  if (!isOurs || event.ctrlKey || event.metaKey) return;
-  event.stopPropagation(); // else the canvas moves or deletes the node
-  if (event.key === "Escape") document.activeElement?.blur();
-  if (!step) return;
-  event.preventDefault();
-  const here = buttons.indexOf(document.activeElement);
-  buttons[(here + step + buttons.length) % buttons.length].focus();
-}
-
-/** The first letter on a colour of its own: tells entries apart at a glance, also zoomed out. */
-function badge({ title, name }) {
-  const hash = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 9973, 7);
-  const hue = (hash * 137) % 360; // neighbours in the alphabet are far apart in colour
-  const letter = ([...(title || name)][0] ?? "?").toUpperCase();
-  return el("div", { class: "badge", text: letter, style: `--personalq-hue: ${hue}`, "aria-hidden": true });
-}
-
-function facts({ trigger, version, created_at, base_family }, strength) {
-  const day = created_at?.slice(0, 10);
-  const weight = strength === undefined ? null : `strength ${Number(strength.toFixed(2))}`;
-  return el("div", { class: "facts" },
-    trigger ? el("span", { class: "trigger", text: trigger, title: "trigger" }) : null,
-    ...[version, day, base_family, weight].filter(Boolean).map((text) => el("span", { text })));
-}
-
-function evidence(lines) {
-  if (!lines.length) return null;
-  return el("ul", { class: "evidence" }, ...lines.slice(0, 4).map((text) => el("li", { text })));
-}
-
-/** The rewritten prompt, its trigger marked. */
-function prompt(text, trigger) {
-  if (!text) return null;
-  const at = trigger ? text.indexOf(trigger) : -1;
-  if (at < 0) return el("div", { class: "prompt", text });
-  return el("div", { class: "prompt" },
-    text.slice(0, at), el("mark", { text: trigger }), text.slice(at + trigger.length));
-}
-
-const notices = (decision) => decision.notices.map(note);
-const note = (text) => el("div", { class: "quiet", text, role: "status" });
-const button = (text, onclick) => el("button", { class: "button", type: "button", text, onclick });

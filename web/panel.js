@@ -1,5 +1,8 @@
 // A DOM widget that is only looked at: what a node shows of its last run. It is as tall as its
-// content and never part of a saved workflow (`widgets_values` is positional).
+// content and never part of `widgets_values`, which are positional. What it shows is kept in the
+// node's properties, so that reload, undo, copies and shared workflows show it again.
+
+import { app } from "../../scripts/app.js";
 
 /** Make an element. Text from model files and requests is set as text, never parsed as HTML. */
 export function el(tag, { class: names, text, ...attributes } = {}, ...children) {
@@ -8,13 +11,19 @@ export function el(tag, { class: names, text, ...attributes } = {}, ...children)
   if (text !== undefined) element.textContent = String(text);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value);
+    else if (value !== undefined && value !== null) element.setAttribute(name, value);
   }
   element.append(...children.filter((child) => child != null));
   return element;
 }
 
+export const button = (text, onclick, attributes = {}) =>
+  el("button", { class: "button", type: "button", text, onclick, ...attributes });
+
+export const note = (text) => el("div", { class: "quiet", text });
+
 const MARGIN = 10; // LiteGraph keeps this much free around a DOM widget
+const FAR = 0.7; // below this zoom only what matters is shown, larger
 
 /** Put a panel at the end of a node; returns a function that shows elements in it. */
 export function addPanel(node, label) {
@@ -34,6 +43,7 @@ export function addPanel(node, label) {
   const fit = () => {
     const wanted = content.childElementCount ? content.offsetHeight + 2 * MARGIN : 0;
     if (!root.isConnected || Math.abs(wanted - height) < 1) return;
+    if (wanted && wanted < height && isFar()) return; // zooming must not change a node's size
     const spare = node.size[1] - node.computeSize()[1]; // room the user gave it on purpose
     height = wanted;
     node.setSize([node.size[0], node.computeSize()[1] + Math.max(spare, 0)]);
@@ -47,6 +57,29 @@ export function addPanel(node, label) {
     content.replaceChildren(...children.filter((child) => child != null));
     fit();
   };
+}
+
+const isFar = () => document.body.classList.contains("personalq-far");
+
+/** Let the style sheet know when the canvas is looked at from afar. */
+export function watchZoom() {
+  after(app.canvas, "onDrawForeground", () => {
+    document.body.classList.toggle("personalq-far", app.canvas.ds.scale < FAR);
+  });
+}
+
+/** Keep what a node shows; the page then saves it, as it saves a change made by hand. */
+export function keep(node, name, value) {
+  if (JSON.stringify(node.properties[name]) === JSON.stringify(value)) return;
+  node.properties[name] = value;
+  saveState();
+}
+
+/** Tell the page that the graph changed, for undo and for the draft it restores on reload. */
+export function saveState() {
+  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  if (tracker?.captureCanvasState) tracker.captureCanvasState();
+  else tracker?.checkState?.();
 }
 
 /** Call `hook` after a node's own callback `name`. */

@@ -1,8 +1,13 @@
-// PersonalQ in the graph: one panel in the Check-in Selector, one in TAQ Quantize.
+// PersonalQ in the page: a panel in each of its nodes that has something to show, the library in
+// the side bar, its settings.
 
 import { app } from "../../scripts/app.js";
 import { addCheckIn } from "./check_in.js";
+import { libraryTab } from "./library.js";
+import { watchZoom } from "./panel.js";
+import { ASK_SETTING, SETTINGS } from "./settings.js";
 import { addTaq } from "./taq.js";
+import { loadWords } from "./text.js";
 
 const PANELS = {
   PersonalQCheckInSelector: addCheckIn,
@@ -16,7 +21,15 @@ document.head.append(style);
 
 app.registerExtension({
   name: "personalq",
+  settings: SETTINGS,
+  async setup() {
+    await loadWords();
+    watchZoom();
+    app.extensionManager.registerSidebarTab(libraryTab());
+  },
   nodeCreated(node) {
+    const ask = node.widgets?.find((widget) => widget.name === "ask");
+    if (ask && node.comfyClass in PANELS) ask.value = app.extensionManager.setting.get(ASK_SETTING) ?? ask.value;
     PANELS[node.comfyClass]?.(node);
   },
 });

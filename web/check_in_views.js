@@ -1,0 +1,142 @@
+// What the Check-in Selector's panel shows in each state. Views only draw; what a click does comes
+// in as `actions`.
+
+import { button, el, note } from "./panel.js";
+import { facts, picture, walkable } from "./model_card.js";
+import { t } from "./text.js";
+import { changes } from "./prompt_changes.js";
+
+const NEAREST = 3;
+
+export const VIEWS = {
+  ask: (decision, actions) => [
+    el("div", { class: "question", text: decision.question, role: "status" }),
+    options(decision.candidates, actions, decision.question, [
+      button(t("None of these"), () => actions.answer("none")),
+      ownWords(actions),
+    ]),
+    alwaysAsk(actions),
+    ...decision.notices.map(note),
+  ],
+
+  chosen: (decision, actions) => {
+    const { choice } = decision;
+    return [
+      el("div", { class: "row", role: "status" },
+        picture(choice),
+        el("div", { class: "grow" },
+          el("div", { class: "title", text: choice.title }),
+          facts({ ...choice, trigger: "" }, decision.strength),
+          chips(choice, actions))),
+      ...decision.styles.map((style) => el("div", { class: "row" },
+        picture(style),
+        el("div", { class: "grow" },
+          el("div", { class: "title", text: style.title }), facts(style), evidence(style.evidence)))),
+      evidence(choice.evidence.length ? choice.evidence : [decision.reason]),
+      prompt(decision),
+      el("div", { class: "row" },
+        button(t("change"), () => actions.change(decision)),
+        actions.isAnswered() ? button(t("forget"), actions.forget, { title: t("Decide anew at the next run") }) : null,
+        el("span", { class: "grow" }),
+        alwaysAsk(actions)),
+      ...decision.notices.map(note),
+    ];
+  },
+
+  none: (decision, actions) => {
+    const nearest = decision.candidates.slice(0, NEAREST);
+    return [
+      el("div", { class: "question", text: decision.reason, role: "status" }),
+      nearest.length ? note(t("Nearest in your library:")) : null,
+      nearest.length ? options(nearest, actions, t("Nearest in your library:")) : null,
+      prompt(decision),
+      el("div", { class: "row" },
+        actions.isAnswered() ? button(t("change"), () => actions.change(decision)) : null),
+      ...decision.notices.map(note),
+    ];
+  },
+
+  error: ({ reason }, actions) => [
+    el("div", { class: "error", text: reason.trim(), role: "alert" }),
+    el("div", { class: "row" }, button(t("choose again"), () => actions.answer(""))),
+  ],
+};
+
+/** Known is only the saved answer, as in a workflow that never ran here. */
+export function restored(name, actions) {
+  return [
+    el("div", { class: "row", role: "status" },
+      el("span", { class: "grow quiet", text: t("Your choice: {name}", { name }) }),
+      button(t("change"), () => actions.answer(""))),
+  ];
+}
+
+/** Cards to choose from; arrow keys walk through them. */
+function options(candidates, { answer }, label, otherAnswers = []) {
+  return walkable(el("div", { class: "options", role: "group", "aria-label": label },
+    ...candidates.map((candidate) =>
+      el("button", { class: "card", type: "button", onclick: () => answer(candidate.selection) },
+        picture(candidate),
+        el("div", { class: "grow" },
+          el("div", { class: "title", text: candidate.title }),
+          candidate.difference ? el("div", { class: "difference", text: candidate.difference }) : null,
+          facts(candidate),
+          evidence(candidate.evidence)))),
+    ...otherAnswers));
+}
+
+function ownWords({ say }) {
+  const words = el("input", {
+    class: "words grow", type: "text", maxlength: 300,
+    placeholder: t("or say it in your own words"), "aria-label": t("Answer in your own words"),
+  });
+  const submit = (event) => {
+    event.preventDefault();
+    if (words.value.trim()) say(words.value.trim());
+  };
+  return el("form", { class: "row", onsubmit: submit },
+    words, el("button", { class: "button", type: "submit", text: t("answer") }));
+}
+
+/** A choice's triggers: a click copies; another group of its author's takes the first one's place. */
+function chips(choice, { groupsOf, makeCanonical }) {
+  const row = el("div", { class: "facts" });
+  const copied = (event) => {
+    navigator.clipboard?.writeText(choice.trigger);
+    event.target.textContent = t("copied");
+    setTimeout(() => { event.target.textContent = choice.trigger; }, 900);
+  };
+  if (choice.trigger) {
+    row.append(el("button", {
+      class: "chip trigger", type: "button", text: choice.trigger, onclick: copied, title: t("Click to copy the trigger"),
+    }));
+  }
+  groupsOf(choice).then((groups) => {
+    const others = groups.filter((group) => group[0] && group[0] !== choice.trigger).slice(0, 4);
+    row.append(...others.map((group) => el("button", {
+      class: "chip", type: "button", text: group[0], onclick: () => makeCanonical(choice, group[0]),
+      title: t("Click to use this trigger instead"),
+    })));
+  });
+  return row;
+}
+
+function alwaysAsk({ isAlways, setAlways }) {
+  const box = el("input", { type: "checkbox", onchange: () => setAlways(box.checked) });
+  box.checked = isAlways();
+  return el("label", { class: "quiet", title: t("An answer holds for one run only") }, box, t("always ask here"));
+}
+
+function evidence(lines) {
+  if (!lines.length) return null;
+  return el("ul", { class: "evidence" }, ...lines.slice(0, 4).map((text) => el("li", { text })));
+}
+
+const MARKS = { gone: "del", added: "mark" };
+
+/** The prompt as it runs, with what was changed of the request. */
+function prompt({ request, prompt: text }) {
+  if (!text) return null;
+  return el("div", { class: "prompt", "aria-label": t("prompt") },
+    ...changes(request, text).map(([kind, part]) => (MARKS[kind] ? el(MARKS[kind], { text: part }) : part)));
+}
