@@ -2,6 +2,7 @@
 # make ui      the same ComfyUI left running, with the graph open for you
 # make test    all tests: unit, real server, real browser
 # make bench   the tables and charts of benchmarks/
+# make miniature   the small trained world's checkpoints and LoRAs, in .run/models
 #
 # Each sets up what it needs in .venv/ and .comfyui/ and may be interrupted at any time.
 
@@ -10,7 +11,7 @@ PY := .venv/bin/python
 # A venv is ready for exactly these requirements: other content, other name, set up again.
 READY := .venv/ready-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
 
-.PHONY: setup demo ui test lint bench screenshots
+.PHONY: setup demo ui test lint bench miniature screenshots
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -31,6 +32,10 @@ lint: setup
 bench: setup
 	$(PY) -m benchmarks.selection
 	$(PY) -m benchmarks.library_scale
+
+miniature: setup
+	@$(PY) -m miniature.manifest --check
+	@$(PY) -m miniature.assemble --models .run/models --checkpoints
 
 # The pictures of docs/ and the thumbnails of workflows/, from real runs.
 screenshots: setup
