@@ -1,15 +1,36 @@
-"""TAQ in the graph: the same model in half or a third of the memory."""
+"""TAQ in the graph: the same model in half or a quarter of the memory."""
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..personalq_core.taq import size_bytes
+from ..personalq_core.taq import compute
+from ..personalq_core.taq.compare import psnr_db, side_by_side, ssim
 from ..personalq_core.taq.report import describe
-from .host import folders
-from .host.model import quantized_model
+from .host import sampling, taq_file
+from .host.model import notes_of
+from .host.preset import FORMER, PRESETS, Wish, plainly_rounded, quantized_by
+
+CATEGORY = "PersonalQ"
+COMPUTE = {
+    "bfloat16": "bfloat16, measured to be faster than float32 here",
+    "int8": "8-bit integers, measured to be faster than float32 here",
+    "plain": "in the type that ComfyUI computes in",
+}
+PRESET_TIP = (
+    "8-bit: half the memory, safest. mixed 6-bit: more bits where the concept needs them. "
+    "4-bit: less than a third, smallest. paper W8A8: the paper's setting, 8-bit weights and inputs."
+)
+TRIGGER_TIP = "The words your concept listens to, from the Check-in Selector."
+CLIP_TIP = (
+    "With it, scales and bits are fitted to what the model does on prompts with the trigger. "
+    "Takes some runs of the model, once."
+)
+CLASS_TIP = "The plain word for the concept, such as bear; tells the trigger's own effect apart."
 
 
 class PersonalQTAQQuantize(io.ComfyNode):
@@ -20,38 +41,251 @@ class PersonalQTAQQuantize(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQTAQQuantize",
             display_name="TAQ Quantize",
-            category="PersonalQ",
-            description="Stores a model's weights in 8 or 4 bits, convolutions included. "
+            category=CATEGORY,
+            description="Stores a model's weights in 8 to 4 bits, convolutions included. "
             "LoRAs work before and after it.",
             inputs=[
                 io.Model.Input("model"),
-                io.String.Input(
-                    "trigger",
-                    default="",
-                    optional=True,
-                    tooltip="The words your concept listens to, from the Check-in Selector.",
-                ),
+                io.String.Input("trigger", default="", optional=True, tooltip=TRIGGER_TIP),
                 io.Combo.Input(
                     "format",
-                    options=["int8", "int4"],
-                    default="int8",
+                    display_name="preset",
+                    options=list(PRESETS),
+                    default="8-bit",
                     optional=True,
-                    tooltip="int8: half the memory, safest. int4: less than a third, smallest.",
+                    tooltip=PRESET_TIP,
+                ),
+                io.Int.Input(
+                    "target_mb",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    tooltip="Size the diffusion model may have, in MB (1,000,000 bytes): bits are "
+                    "spent where they matter. 0: as the preset says.",
+                ),
+                io.Combo.Input(
+                    "lora",
+                    options=["beside", "merged"],
+                    default="beside",
+                    optional=True,
+                    tooltip="LoRAs that come with the model. beside: kept at 16 bits next to the "
+                    "packed base, so that another LoRA takes no time. merged: added before "
+                    "packing; a little faster a step, but each LoRA packs anew.",
+                ),
+                io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
+                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip="The picture size to fit to, where CLIP is connected.",
                 ),
             ],
             outputs=[
                 io.Model.Output("quantized", display_name="model"),
                 io.String.Output("report", display_name="report"),
+                io.String.Output("report_json", display_name="report (JSON)"),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model: Any, trigger: str = "", format: str = "int8") -> io.NodeOutput:
-        quantized, plan = quantized_model(model, format, progress=folders.progress())
-        loaded_bytes = size_bytes(model.model.diffusion_model)
-        data, text = describe(quantized.model.diffusion_model, plan, loaded_bytes, trigger)
-        return io.NodeOutput(quantized, text, ui={"personalq_taq": [data]})
+    def validate_inputs(cls, format: str = "8-bit") -> bool | str:
+        """Also takes the preset names of older workflows."""
+        if format in PRESETS or format in FORMER:
+            return True
+        return f"{format!r} is no preset. Choose one of: {', '.join(PRESETS)}."
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        trigger: str = "",
+        format: str = "8-bit",
+        target_mb: int = 0,
+        lora: str = "beside",
+        class_word: str = "",
+        clip: Any = None,
+        latent_image: Any = None,
+    ) -> io.NodeOutput:
+        wish = Wish(format, trigger, class_word, target_mb, lora, clip, latent_image)
+        quantized, _ = quantized_by(model, wish)
+        data, text = _report(quantized)
+        shown = {key: value for key, value in data.items() if key != "plan"}
+        return io.NodeOutput(quantized, text, json.dumps(data), ui={"personalq_taq": [shown]})
 
 
-NODES = [PersonalQTAQQuantize]
+class PersonalQSaveTAQModel(io.ComfyNode):
+    """A quantized MODEL -> one file that loads without the original."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQSaveTAQModel",
+            display_name="Save TAQ Model",
+            category=CATEGORY,
+            description="Saves a model quantized by TAQ, its LoRAs included, as one file.",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="diffusion_models/taq",
+                    tooltip="Below the output folder; Load TAQ Model looks in diffusion_models/.",
+                ),
+            ],
+            outputs=[io.String.Output("saved_name", display_name="file name")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, filename_prefix: str) -> io.NodeOutput:
+        name, size = taq_file.save_model(model, filename_prefix)
+        return io.NodeOutput(name, ui={"text": [f"{name}: {size:,} bytes"]})
+
+
+class PersonalQLoadTAQModel(io.ComfyNode):
+    """A file of Save TAQ Model -> its MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQLoadTAQModel",
+            display_name="Load TAQ Model",
+            category=CATEGORY,
+            description="Loads a model saved by Save TAQ Model, in the time of reading the file.",
+            inputs=[io.Combo.Input("file_name", options=taq_file.saved_names())],
+            outputs=[
+                io.Model.Output("model", display_name="model"),
+                io.String.Output("trigger", display_name="trigger"),
+                io.String.Output("report", display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file_name: str) -> tuple[int, int]:
+        """Runs again where the file is another."""
+        stat = os.stat(taq_file.saved_path(file_name))
+        return stat.st_size, stat.st_mtime_ns
+
+    @classmethod
+    def execute(cls, file_name: str) -> io.NodeOutput:
+        model, notes = taq_file.load_model(taq_file.saved_path(file_name))
+        return io.NodeOutput(model, notes.trigger, _report(model)[1])
+
+
+class PersonalQTAQCompare(io.ComfyNode):
+    """The same seed from the model as it is, rounded plainly, and quantized by TAQ."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQTAQCompare",
+            display_name="TAQ Compare",
+            category=CATEGORY,
+            description="Draws one seed three times: full precision, plain rounding, TAQ. "
+            "Bytes, and nearness to full precision, stand under each.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent_image"),
+                io.Vae.Input("vae"),
+                io.Combo.Input(
+                    "format", display_name="preset", options=list(PRESETS), tooltip=PRESET_TIP
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Int.Input("steps", default=20, min=1, max=10_000),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1),
+                io.Combo.Input("sampler_name", options=list(sampling.SAMPLERS), default="euler"),
+                io.Combo.Input("scheduler", options=list(sampling.SCHEDULERS), default="normal"),
+                io.String.Input("trigger", default="", optional=True, tooltip=TRIGGER_TIP),
+                io.Int.Input("target_mb", default=0, min=0, max=1_000_000, optional=True),
+                io.Combo.Input(
+                    "lora", options=["beside", "merged"], default="beside", optional=True
+                ),
+                io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
+                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+            ],
+            outputs=[
+                io.Image.Output("picture", display_name="image"),
+                io.String.Output("report", display_name="report"),
+                io.String.Output("report_json", display_name="report (JSON)"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        vae: Any,
+        format: str,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        trigger: str = "",
+        target_mb: int = 0,
+        lora: str = "beside",
+        class_word: str = "",
+        clip: Any = None,
+    ) -> io.NodeOutput:
+        settings = {
+            "seed": seed,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler": sampler_name,
+            "scheduler": scheduler,
+        }
+
+        def draw(which: Any) -> Any:
+            return sampling.draw(which, vae, positive, negative, latent_image, **settings)
+
+        full = draw(model)
+        wish = Wish(format, trigger, class_word, target_mb, lora, clip, latent_image)
+        ours, plan = quantized_by(model, wish)
+        data, _ = _report(ours)
+        rows = [{"system": "full precision", "bytes": data["before_bytes"]}]
+        pictures = [full]
+        for name, quantized in (("plain rounding", plainly_rounded(model, plan)), ("TAQ", ours)):
+            pictures.append(draw(quantized))
+            rows.append(
+                {
+                    "system": name,
+                    "bytes": _report(quantized)[0]["after_bytes"],
+                    "psnr_db": round(min(psnr_db(pictures[-1], full), 99.0), 2),
+                    "ssim": round(ssim(pictures[-1], full), 4),
+                }
+            )
+        captions = [_caption(row) for row in rows]
+        sheet = side_by_side(pictures, captions)
+        text = "\n".join(", ".join(caption) for caption in captions)
+        shown = sampling.preview(sheet, cls) | {"personalq_taq_compare": [{"rows": rows}]}
+        return io.NodeOutput(sheet, text, json.dumps({"rows": rows} | settings), ui=shown)
+
+
+def _caption(row: dict[str, Any]) -> list[str]:
+    lines = [row["system"], f"{row['bytes'] / 1e6:,.1f} MB"]
+    if "psnr_db" in row:
+        lines.append(f"PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f}")
+    return lines
+
+
+def _report(quantized: Any) -> tuple[dict[str, Any], str]:
+    notes, model = notes_of(quantized), quantized.model.diffusion_model
+    data, text = describe(model, notes.plan, notes.source_bytes, notes.trigger)
+    data["compute"] = compute.chosen(quantized.load_device)
+    data["plan"] = notes.plan.to_json()
+    return data, f"{text}\nProducts on this device: {COMPUTE[data['compute']]}."
+
+
+NODES = [
+    PersonalQTAQQuantize,
+    PersonalQSaveTAQModel,
+    PersonalQLoadTAQModel,
+    PersonalQTAQCompare,
+]

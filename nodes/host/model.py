@@ -74,18 +74,21 @@ def quantized_model(
     lora: "merged" adds them to the weights at full precision before packing. "beside" packs the
         bare base once and keeps them as 16-bit branches, so that other LoRAs cost milliseconds;
         where one is no plain LoRA or LoCon, all are merged.
+    layer_types: packed layers of another making; such a model is not cached.
     Raises TaqError where the model cannot be quantized.
     """
     _check(source)
     beside = lora == "beside" and _all_low_rank(source)
     settings = (None if beside else source.patches_uuid, fmt, key)
-    found = _quantized.get(source.model)
+    found = _quantized.get(source.model) if layer_types is LAYER_TYPES else None
     if found is None or found[0] != settings:
         plan = _prefixed((planned or (lambda model: make_plan(model, fmt)))(_inner(source)))
         hurt = None if importance is None else _prefixed_keys(importance())
         model = _quantize(source, plan, hurt, layer_types, progress, patched=not beside)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
-        found = _quantized[source.model] = (settings, _patcher_for(source, model, None), notes)
+        found = (settings, _patcher_for(source, model, None), notes)
+        if layer_types is LAYER_TYPES:
+            _quantized[source.model] = found
     _, cached, notes = found
     patcher = _patcher_for(source, cached.model, cached)
     patcher.set_attachments(TaqNotes.KEY, replace(notes, trigger=trigger, sources=_sources(source)))

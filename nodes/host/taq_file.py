@@ -13,7 +13,7 @@ import folder_paths
 import torch
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
-from ...personalq_core.taq.quantize import size_bytes
+from ...personalq_core.taq.report import sizes_by_kind
 from .model import PREFIX, TaqNotes, notes_of, packed_layers
 from .patching import LAYER_TYPES, patcher_class
 
@@ -113,7 +113,8 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
         model, load_device=device, offload_device=management.unet_offload_device()
     )
     plan = TaqPlan({PREFIX + layer: planned for layer, planned in held.plan.layers.items()})
-    notes = TaqNotes(plan, held.trigger, held.sources, size_bytes(model.diffusion_model))
+    before = sum(size.before_bytes for size in sizes_by_kind(model.diffusion_model).values())
+    notes = TaqNotes(plan, held.trigger, held.sources, before)
     patcher.set_attachments(TaqNotes.KEY, notes)
     return patcher, notes
 

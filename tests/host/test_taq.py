@@ -1,6 +1,7 @@
 """TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
 
 import importlib
+import io
 import json
 import sys
 import types
@@ -8,6 +9,7 @@ import urllib.request
 
 import pytest
 import torch
+from PIL import Image
 
 from tools.comfy import COMFYUI, ROOT
 from tools.run_comfy import HOST_ONLY_PACKAGES, import_torchvision
@@ -305,8 +307,94 @@ def test_weight_hooks_come_and_go(host, source, lora):
         assert torch.equal(predict(hooked, loaded=True), alone)
 
 
-def test_the_node_is_served_with_its_widgets_in_the_workflows_order(comfy):
+@pytest.fixture
+def nodes(host):
+    return importlib.import_module("personalq_pack.nodes.taq")
+
+
+@pytest.mark.parametrize("former, preset", [("int8", "8-bit"), ("int4", "4-bit")])
+def test_presets_of_older_workflows_still_load(nodes, source, former, preset):
+    node = nodes.PersonalQTAQQuantize
+    assert node.validate_inputs(former) is True
+    assert "no preset" in node.validate_inputs("int3")
+    old = node.execute(source, "", former).args
+    new = node.execute(source, "", preset).args
+    assert new[0].model is old[0].model
+    assert json.loads(old[2])["after_bytes"] == json.loads(new[2])["after_bytes"]
+    assert "at 16 bits" in old[1]
+
+
+def test_plain_rounding_takes_the_same_bytes_and_loses_more(host, nodes, source):
+    wanted = predict(source)
+    ours, plan = nodes.quantized_by(source, nodes.Wish("4-bit"))
+    plain = nodes.plainly_rounded(source, plan)
+    assert plain.model_size() == ours.model_size()
+    assert distance(predict(ours), wanted) < distance(predict(plain), wanted)
+    assert nodes.quantized_by(source, nodes.Wish("4-bit"))[0].model is ours.model
+
+
+def test_the_nodes_are_served_with_their_widgets_in_the_workflows_order(comfy):
     with urllib.request.urlopen(f"http://127.0.0.1:{comfy.port}/object_info") as answer:
-        node = json.load(answer)["PersonalQTAQQuantize"]
-    assert node["input_order"]["optional"] == ["trigger", "format"]
-    assert node["output_name"] == ["model", "report"]
+        served = json.load(answer)
+    node = served["PersonalQTAQQuantize"]
+    assert node["input_order"]["optional"][:2] == ["trigger", "format"]
+    assert node["output_name"][:2] == ["model", "report"]
+    for name in ("PersonalQSaveTAQModel", "PersonalQLoadTAQModel", "PersonalQTAQCompare"):
+        assert all(served[name]["output_name"])
+
+
+def miniature_graph(**nodes):
+    """The miniature's base and a prompt, and further nodes: (class, inputs)."""
+    graph = {
+        "base": ("CheckpointLoaderSimple", {"ckpt_name": "miniature.safetensors"}),
+        "yes": ("CLIPTextEncode", {"clip": ["base", 1], "text": "a bear on the beach"}),
+        "no": ("CLIPTextEncode", {"clip": ["base", 1], "text": ""}),
+        "size": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+        **nodes,
+    }
+    return {name: {"class_type": kind, "inputs": given} for name, (kind, given) in graph.items()}
+
+
+DRAWING = {
+    "positive": ["yes", 0], "negative": ["no", 0], "latent_image": ["size", 0], "seed": 1,
+    "steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal",
+}  # fmt: skip
+
+
+def test_compare_draws_three_pictures_with_bytes_and_nearness(comfy, miniature):
+    inputs = DRAWING | {"model": ["base", 0], "vae": ["base", 2], "format": "4-bit"}
+    run = comfy.run(miniature_graph(compare=("PersonalQTAQCompare", inputs)))
+    assert run.ok, run.error
+    full, plain, ours = run.ui("personalq_taq_compare")[0]["rows"]
+    assert [row["system"] for row in (full, plain, ours)] == [
+        "full precision", "plain rounding", "TAQ",
+    ]  # fmt: skip
+    assert plain["bytes"] == ours["bytes"] < 0.3 * full["bytes"]
+    assert all(0 < row["ssim"] <= 1 and row["psnr_db"] > 0 for row in (plain, ours))
+    assert len(run.images()) == 1
+
+
+def test_a_model_saved_by_the_server_draws_the_same_picture(comfy, miniature):
+    def drawn(model, **nodes):
+        graph = miniature_graph(
+            **nodes,
+            sample=("KSampler", DRAWING | {"model": model, "denoise": 1.0}),
+            decode=("VAEDecode", {"samples": ["sample", 0], "vae": ["base", 2]}),
+            show=("PreviewImage", {"images": ["decode", 0]}),
+        )
+        run = comfy.run(graph)
+        assert run.ok, run.error
+        return run, Image.open(io.BytesIO(comfy.image(run.images()[0]))).tobytes()
+
+    taq = ("PersonalQTAQQuantize", {"model": ["base", 0], "trigger": "<bear>", "format": "int8"})
+    saving = {"model": ["taq", 0], "filename_prefix": "diffusion_models/small"}
+    run, wanted = drawn(["taq", 0], taq=taq, save=("PersonalQSaveTAQModel", saving))
+    name = run.ui("text")[0].split(":")[0]
+    loaded = ("PersonalQLoadTAQModel", {"file_name": name.removeprefix("diffusion_models/")})
+    assert drawn(["load", 0], load=loaded)[1] == wanted
+    file = comfy.output / name
+    file.write_bytes(file.read_bytes()[:-100])
+    run = comfy.run(miniature_graph(load=loaded, text=("PreviewAny", {"source": ["load", 1]})))
+    assert not run.ok
+    assert "damaged" in run.error
+    file.unlink()

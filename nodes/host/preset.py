@@ -1,0 +1,110 @@
+"""The presets of TAQ Quantize: a name people understand -> a quantized MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...personalq_core.taq import TaqError, TaqPlan
+from ...personalq_core.taq.bits import fit_plan, sensitivity
+from ...personalq_core.taq.calibrate import importance
+from ...personalq_core.taq.compare import round_to_nearest
+from ...personalq_core.taq.layers import set_activations
+from . import folders
+from .model import quantized_model
+from .patching import LAYER_TYPES
+from .probing import probes
+
+PRESETS = {"8-bit": "int8", "mixed 6-bit": "int4", "4-bit": "int4", "paper W8A8": "int8"}
+"""Preset -> the format most of its layers get."""
+FORMER = {"int8": "8-bit", "int4": "4-bit"}
+"""What the presets were called in workflows of version 0.1."""
+MIXED_SHARE = 6 / 16
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks of TAQ Quantize; the node's inputs say what each is."""
+
+    preset: str = "8-bit"
+    trigger: str = ""
+    class_word: str = ""
+    target_mb: int = 0
+    lora: str = "beside"
+    clip: Any = None
+    latent: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return FORMER.get(self.preset, self.preset)
+
+
+def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
+    """A quantized MODEL as wished, and its plan. Raises TaqError."""
+    fmt = PRESETS[wish.name]
+    found: list = []
+
+    def heard() -> list:
+        """The probes, made once, and only where no finished model is cached."""
+        if not found:
+            given = (wish.clip, wish.trigger, wish.class_word, wish.latent)
+            found.extend(probes(source, *given, folders.progress()))
+        return found
+
+    def moments() -> dict[str, Tensor]:
+        return importance(source.model.diffusion_model, heard(), progress=folders.progress())
+
+    def planned(model: nn.Module) -> TaqPlan:
+        target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
+        try:
+            felt = sensitivity(model, heard(), progress=folders.progress())
+            return fit_plan(model, felt, target_bytes=target)
+        except ValueError as error:
+            raise TaqError(str(error)) from error
+
+    mixed = wish.target_mb > 0 or wish.name == "mixed 6-bit"
+    calibrated = wish.clip is not None
+    learnt = (wish.trigger, wish.class_word, source.patches_uuid) if calibrated or mixed else ()
+    patcher, plan = quantized_model(
+        source,
+        fmt,
+        planned=planned if mixed else None,
+        importance=moments if calibrated else None,
+        key=(wish.name, wish.target_mb, *learnt),
+        lora=wish.lora,
+        trigger=wish.trigger,
+        progress=folders.progress(),
+    )
+    set_activations(patcher.model, "8-bit" if wish.name == "paper W8A8" else "automatic")
+    return patcher, plan
+
+
+def plainly_rounded(source: Any, plan: TaqPlan) -> Any:
+    """A MODEL with `plan`'s bytes whose weights, LoRAs merged in, were rounded to nearest."""
+
+    def rounded(kind: Callable) -> Callable:
+        def layer(old: nn.Module, weight: Tensor, fmt: Any, _: Tensor | None) -> nn.Module:
+            return kind(old, round_to_nearest(weight.flatten(1), fmt), fmt)
+
+        return layer
+
+    types = {old: rounded(kind) for old, kind in LAYER_TYPES.items()}
+    stripped = TaqPlan(
+        {name.removeprefix("diffusion_model."): layer for name, layer in plan.layers.items()}
+    )
+    patcher, _ = quantized_model(
+        source,
+        "plain",
+        planned=lambda _: stripped,
+        key=(repr(sorted(plan.layers.items())),),
+        layer_types=types,
+        progress=folders.progress(),
+    )
+    return patcher
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
