@@ -1,0 +1,85 @@
+"""Which cards are worth weighing: the nearest, and the near ones of the version or time asked for.
+
+Fifty versions of one thing are equally near to "my bear from March 2024". Words and meaning alone
+would leave the right one out by chance, so among the near cards those that a request's version,
+period or order picks out join the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from .intent import Intent
+from .rerank import version_numbers
+from .retrieve import Index, Retrieved
+
+TOP_K = 24
+_MORE = 8
+"""So many join for each thing asked."""
+_NEAR = 0.6
+"""Of the nearest card's score: cards of the same thing."""
+
+
+def shortlist(
+    intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
+) -> list[int]:
+    """Numbers of at most TOP_K + 3 * 8 of the allowed cards, the nearest first."""
+    numbers = np.asarray(allowed)
+    scores = found.fused[numbers]
+    picked = [nearest(found, numbers, TOP_K)]
+    if intent.version or intent.period or intent.order:
+        near = numbers[scores >= _NEAR * scores.max()] if len(numbers) else numbers
+        editions = _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
+        if intent.version:
+            same = editions.versions[near] == editions.version_id(intent.version)
+            picked.append(nearest(found, near[same], _MORE))
+        dates = editions.dates[near]
+        if intent.period:
+            start, end = (moment.timestamp() for moment in intent.period)
+            picked.append(nearest(found, near[(dates >= start) & (dates < end)], _MORE))
+        if intent.order:
+            dated = near[~np.isnan(dates)]
+            by_age = dated[np.argsort(editions.dates[dated], kind="stable")]
+            picked.append(by_age[-_MORE:] if intent.order == "newest" else by_age[:_MORE])
+    return nearest(found, np.unique(np.concatenate(picked)), None).tolist()
+
+
+class _Editions:
+    """Versions and dates of a library, in arrays: a query loops over no cards."""
+
+    def __init__(self, index: Index) -> None:
+        self._ids: dict[tuple[int, ...], int] = {}
+        numbers = [version_numbers(card.version) for card in index.cards]
+        self.versions = np.array(
+            [self._ids.setdefault(n, len(self._ids)) if n else -1 for n in numbers], int
+        )
+        """(cards,) an id for each version; -1 where a card has none."""
+        self.dates = np.array([_seconds(card.created_at) for card in index.cards], float)
+        """(cards,) seconds since 1970; NaN where a card has no date."""
+
+    def version_id(self, version: str) -> int:
+        """The id of a version as a request says it; -2 where no card has it."""
+        return self._ids.get(version_numbers(version) or (), -2)
+
+
+_EDITIONS: WeakKeyDictionary[Index, _Editions] = WeakKeyDictionary()
+
+
+def _seconds(date: str | None) -> float:
+    if not date:
+        return float("nan")
+    moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp()
+
+
+def nearest(found: Retrieved, numbers: np.ndarray, count: int | None) -> np.ndarray:
+    """The `count` nearest of some cards, the nearest first."""
+    scores = found.fused[numbers]
+    if count is not None and len(numbers) > count:
+        best = np.argpartition(-scores, count)[:count]
+        numbers, scores = numbers[best], scores[best]
+    return numbers[np.lexsort((numbers, -scores))].astype(int)
