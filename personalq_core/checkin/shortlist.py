@@ -28,7 +28,7 @@ def shortlist(
     intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
 ) -> list[int]:
     """Numbers of at most TOP_K + 3 * 8 of the allowed cards, the nearest first."""
-    numbers = np.asarray(allowed)
+    numbers = np.asarray(allowed, int)
     scores = found.fused[numbers]
     picked = [nearest(found, numbers, TOP_K)]
     if intent.version or intent.period or intent.order:

@@ -1,0 +1,50 @@
+"""Of fifty versions of one thing, the one that a request picks out is always weighed."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from personalq_core.checkin.intent import understand
+from personalq_core.checkin.retrieve import Index, Retrieved
+from personalq_core.checkin.shortlist import TOP_K, shortlist
+
+from .library import card
+
+NOW = datetime(2025, 11, 20, tzinfo=UTC)
+CARDS = [
+    card(f"bear_{n}.safetensors", f"Bear v{n}", f"br{n}", version=f"v{n}",
+         created_at=f"{2021 + (n - 1) // 12}-{(n - 1) % 12 + 1:02d}-05T00:00:00Z")
+    for n in range(1, 51)
+] + [card("mug.safetensors", "Mug", version="v48", created_at="2025-11-01T00:00:00Z")]  # fmt: skip
+INDEX = Index(CARDS, None, None)
+
+
+def found(request: str, allowed=range(51)) -> list[int]:
+    scores = np.array([0.8 - n * 1e-4 for n in range(50)] + [0.1], np.float32)
+    retrieved = Retrieved(scores, scores, None, scores)
+    return shortlist(understand(request, NOW), INDEX, retrieved, allowed)
+
+
+@pytest.mark.parametrize(
+    ("request_", "number"),
+    [("bear v48", 48), ("my newest bear", 50), ("my bear from March 2024", 39)],
+)
+def test_the_version_or_time_asked_for_is_weighed(request_, number):
+    assert number - 1 not in found("my bear")
+    numbers = found(request_)
+    assert number - 1 in numbers
+    assert numbers[0] == 0
+    assert 50 not in numbers, "another thing of that version is not near"
+    assert len(numbers) == len(set(numbers)) <= TOP_K + 8
+
+
+def test_only_allowed_cards_are_weighed():
+    assert found("bear v48", range(10)) == list(range(10))
+    assert found("bear v48", []) == []
+
+
+def test_oldest_first():
+    scores = np.linspace(0.7, 0.8, 51, dtype=np.float32)
+    retrieved = Retrieved(scores, scores, None, scores)
+    assert 0 in shortlist(understand("my oldest bear", NOW), INDEX, retrieved, range(50))
