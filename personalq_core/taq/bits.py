@@ -7,18 +7,24 @@ number of bytes where they move it least.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from .calibrate import ROLES, Probe, Progress
-from .plan import TaqPlan
+from .calibrate import ROLES, Probe, Progress, role_weights
+from .formats import FORMATS
+from .plan import KEPT, LayerPlan, TaqPlan, make_plan, quantizable
+from .repair import repair
+from .repair import size_bytes as repair_bytes
 
 CHOICES = ("int4", "int8")
-"""Formats the knapsack chooses among, beside leaving a layer at 16 bit."""
+"""What the knapsack chooses among, lowest first, beside leaving a layer at 16 bit. `int4+8` is int4
+with a low-rank repair of rank 8."""
 
 Sensitivity = dict[str, dict[str, float]]
-"""By layer, by format: mean squared change of the prediction, relative to its mean square."""
+"""By layer, by choice: mean squared change of the prediction, relative to its mean square."""
 
 
 def sensitivity(
@@ -30,12 +36,68 @@ def sensitivity(
     shares: Mapping[str, float] = ROLES,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """How much each format of each layer changes what the model predicts.
+    """How much each choice for each layer changes what the model predicts.
 
-    moments: of `calibrate.importance`. The lowest format is measured, one run of all probes a
+    moments: of `calibrate.importance`. The first choice is measured, one run of all probes a
     layer; the others follow from how much smaller their error of the layer's output is.
+    The weights are as they were when it ends, also where it ends early.
     """
-    raise NotImplementedError
+    moments = moments or {}
+    plan = make_plan(model, choices[0].partition("+")[0])
+    layers = [(n, layer) for n, layer in quantizable(model) if plan.layers[n].format != KEPT]
+    counts = role_weights([probe.role for probe in probes], shares)
+    with torch.no_grad():
+        exact = [probe.run() for probe in probes]
+        found: Sensitivity = {}
+        for done, (name, layer) in enumerate(layers):
+            matrix = layer.weight.detach().flatten(1).float()
+            rounded = [_rounded(matrix, choice, moments.get(name)) for choice in choices]
+            lost = [_heard(matrix - back, moments.get(name)) for back in rounded]
+            moved = _moved(layer, rounded[0], probes, counts, exact)
+            found[name] = {c: moved * e / max(lost[0], 1e-30) for c, e in zip(choices, lost)}
+            if progress is not None:
+                progress(done + 1, len(layers))
+    return found
+
+
+def _rounded(matrix: Tensor, choice: str, moments: Tensor | None) -> Tensor:
+    name, _, rank = choice.partition("+")
+    fmt, columns = FORMATS[name], matrix.shape[1]
+    back = fmt.dequantize(fmt.quantize(matrix, moments), columns, torch.float32)
+    if rank:
+        branch = repair(matrix - back, int(rank), moments)
+        back += branch.up.float() @ branch.down.float()
+    return back
+
+
+def _heard(lost: Tensor, moments: Tensor | None) -> float:
+    """Mean squared error of the layer's output, up to a factor that is the layer's own."""
+    if moments is None:
+        return lost.square().sum().item()
+    if moments.ndim == 1:
+        return (lost.square() * moments.to(lost)).sum().item()
+    blocks, width, _ = moments.shape
+    lost = torch.nn.functional.pad(lost, (0, blocks * width - lost.shape[1]))
+    lost = lost.view(-1, blocks, width).transpose(0, 1)
+    return ((lost @ moments.to(lost)) * lost).sum().item()
+
+
+def _moved(
+    layer: nn.Module,
+    rounded: Tensor,
+    probes: Sequence[Probe],
+    counts: Sequence[float],
+    exact: Sequence[Tensor],
+) -> float:
+    weight = layer.weight.data
+    layer.weight.data = rounded.view_as(weight).to(weight.dtype)
+    try:
+        return sum(
+            count * ((probe.run() - out).square().mean() / out.square().mean()).item()
+            for probe, count, out in zip(probes, counts, exact)
+        )
+    finally:
+        layer.weight.data = weight
 
 
 def fit_plan(
@@ -50,5 +112,70 @@ def fit_plan(
     target_error: instead, the smallest plan whose summed sensitivity is at most this.
     target_bytes counts the whole state dict, kept layers at 16 bit.
     Raises ValueError where no plan is so small; the message names the smallest size.
+
+    Starts from the fewest bits and buys, step by step, what removes most error a byte: optimal up
+    to the last step, because each layer's steps are first thinned to a falling return.
     """
-    raise NotImplementedError
+    layers = dict(quantizable(model))
+    lowest = make_plan(model, min(FORMATS, key=lambda name: FORMATS[name].size_bytes(64, 64)))
+    steps = {
+        name: _steps(layers[name], changes, lowest.layers[name].format)
+        for name, changes in found.items()
+    }
+    total = sum(2 * t.numel() for t in model.state_dict().values())
+    total += sum(ladder[0][0] - 2 * layers[n].weight.numel() for n, ladder in steps.items())
+    if target_bytes is not None and total > target_bytes:
+        raise ValueError(f"the smallest plan takes {total:,} bytes, more than {target_bytes:,}")
+    error = sum(ladder[0][1] for ladder in steps.values())
+    place = dict.fromkeys(steps, 0)
+    offers = sorted(
+        ((low[1] - high[1]) / (high[0] - low[0]), name, at, low, high)
+        for name, ladder in steps.items()
+        for at, (low, high) in enumerate(itertools.pairwise(ladder))
+    )
+    for _, name, at, low, high in reversed(offers):
+        if target_error is not None and error <= target_error:
+            break
+        if target_bytes is not None and total + high[0] - low[0] > target_bytes:
+            continue
+        if place[name] == at:
+            place[name], total, error = at + 1, total + high[0] - low[0], error + high[1] - low[1]
+    planned = dict(make_plan(model, "int8").layers)
+    planned |= {name: _layer_plan(steps[name][at]) for name, at in place.items()}
+    return TaqPlan(planned)
+
+
+def _layer_plan(step: tuple[int, float, str]) -> LayerPlan:
+    _, error, choice = step
+    name, _, rank = choice.partition("+")
+    if choice == KEPT:
+        return LayerPlan(KEPT, "bytes were left for it")
+    return LayerPlan(name, f"moves the prediction by {error**0.5:.2%}", int(rank or 0))
+
+
+def _steps(
+    layer: nn.Module, changes: Mapping[str, float], lowest: str
+) -> list[tuple[int, float, str]]:
+    """(bytes, error, choice) of a layer, growing, each step's gain a byte below the one before."""
+    rows, columns = layer.weight.shape[0], layer.weight[0].numel()
+    sizes = {KEPT: 2 * rows * columns}
+    for choice in changes:
+        name, _, rank = choice.partition("+")
+        if FORMATS[name].bits >= FORMATS[lowest].bits:
+            repaired = repair_bytes(rows, columns, int(rank or 0))
+            sizes[choice] = FORMATS[name].size_bytes(rows, columns) + repaired
+    options = sorted((size, changes.get(choice, 0.0), choice) for choice, size in sizes.items())
+    hull: list[tuple[int, float, str]] = []
+    for option in options:
+        while hull and option[1] <= hull[-1][1] and (
+            option[0] == hull[-1][0]
+            or (len(hull) > 1 and _gain(hull[-2], option) >= _gain(hull[-2], hull[-1]))
+        ):
+            hull.pop()
+        if not hull or option[1] < hull[-1][1]:
+            hull.append(option)
+    return hull
+
+
+def _gain(low: tuple[int, float, str], high: tuple[int, float, str]) -> float:
+    return (low[1] - high[1]) / (high[0] - low[0])

@@ -24,7 +24,7 @@ BLOCK = 1024
 """Columns whose inputs are correlated with each other: bounds memory to `4 * BLOCK` bytes a column.
 """
 
-TOKENS = 2048
+TOKENS = 320
 """Inputs of a layer that are taken from one probe, drawn evenly: more would only cost time."""
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -114,7 +114,9 @@ def importance(
         def hook(_: nn.Module, given: tuple, __: object) -> None:
             x = inputs(layer, given[0])
             x = x[:: math.ceil(len(x) / TOKENS)].float()
-            moment = _correlations(x) if correlations else x.square().mean(0)
+            # Sums of products in 16 bit would not be positive definite.
+            with torch.autocast(x.device.type, enabled=False):
+                moment = _correlations(x) if correlations else x.square().mean(0)
             moment = moment.mul_(count).cpu()
             moments[name] = moments[name].add_(moment) if name in moments else moment
 

@@ -71,15 +71,25 @@ class Format:
 
         `importance` (columns,) says how much an error in each column hurts: the mean square of
         the inputs that meet it (the diagonal of GPTQ's Hessian). Without it all count the same.
+        (blocks, width, width) also says how inputs go together, columns side by side in blocks:
+        then each column's rounding error is made up for in the columns after it.
         """
         rows, columns = weight.shape
         width, groups = self._width(columns), self.groups(columns)
+        if importance is not None and importance.ndim == 3:
+            if self.group is not None and importance.shape[1] % self.group == 0:
+                return self._stored(*self._compensated(weight.float(), importance), rows, columns)
+            importance = importance.diagonal(dim1=1, dim2=2).flatten()[:columns]
         step = max(1, CHUNK_WEIGHTS // columns)
         chunks = [
             self._quantize_rows(weight[start : start + step].float(), importance, groups, width)
             for start in range(0, rows, step)
         ]
-        codes, scale, zero = (torch.cat(parts) for parts in zip(*chunks))
+        return self._stored(*(torch.cat(parts) for parts in zip(*chunks)), rows, columns)
+
+    def _stored(
+        self, codes: Tensor, scale: Tensor, zero: Tensor, rows: int, columns: int
+    ) -> Packed:
         if self.bits == 8:
             return Packed(codes.view(rows, columns).to(torch.int8), scale)
         codes = codes if not self.symmetric else codes + 8
@@ -97,7 +107,7 @@ class Format:
         weight = weight.view(-1, groups, width)
         if importance is None:
             importance = weight.new_ones(columns)
-        importance = torch.nn.functional.pad(importance.float(), (0, groups * width - columns))
+        importance = torch.nn.functional.pad(importance.to(weight), (0, groups * width - columns))
         importance = importance.view(groups, width)
         best: tuple[Tensor, Tensor, Tensor] | None = None
         best_error = weight.new_full(weight.shape[:2], torch.inf)
@@ -121,6 +131,38 @@ class Format:
         assert best is not None
         codes, scale, zero = best
         return codes, scale.to(self.scale_dtype), zero
+
+    def _compensated(self, weight: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, scale and zero like `_quantize_rows`, by GPTQ (Frantar et al. 2022, algorithm 1).
+
+        Scales are searched group by group as it comes, in what the columns before have left.
+        """
+        columns, group = weight.shape[1], self._width(weight.shape[1])
+        blocks, width, _ = moments.shape
+        weight = torch.nn.functional.pad(weight, (0, blocks * width - columns))
+        moments = moments.to(weight)
+        parts = []
+        for block, (left, hessian) in enumerate(zip(weight.split(width, 1), moments)):
+            used = math.ceil((min(columns, (block + 1) * width) - block * width) / group) * group
+            left, power = left.clone(), hessian.diagonal()
+            steer = _inverse_factor(hessian)
+            for start in range(0, used, group):
+                end = start + group
+                found = self._quantize_rows(left[:, start:end], power[start:end], 1, group)
+                scale, zero = found[1].float(), found[2]
+                codes, errors = [], []
+                tile = left[:, start:end].T.contiguous()
+                for column in range(group):
+                    row = steer[start + column, start + column : end]
+                    value = tile[column]
+                    code = self._round(value[:, None, None], scale, zero).flatten()
+                    error = (value - (code - zero[:, 0]) * scale[:, 0]) / row[0]
+                    tile[column:].addr_(row, error, alpha=-1)
+                    codes.append(code)
+                    errors.append(error)
+                left[:, end:] -= torch.stack(errors, 1) @ steer[start:end, end:]
+                parts.append((torch.stack(codes, 1)[:, None], found[1], zero))
+        return tuple(torch.cat(part, 1) for part in zip(*parts))
 
     def _candidates(self, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Scales and zero points to try: the full range, then ranges that clip the rarest ends."""
@@ -202,6 +244,23 @@ def unpack_nibbles(packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 def _pack_zeros(zero: Tensor) -> Tensor:
     return pack_nibbles(torch.nn.functional.pad(zero, (0, zero.shape[1] % 2)))
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor:
+    """Upper triangular U with U^T U the inverse of the damped moments (width, width).
+
+    Damping begins at 1 % of the mean, as GPTQ's own code has it, and grows where rounded moments
+    are not positive definite. A column that heard nothing is left to itself.
+    """
+    power, silent = hessian.diagonal().mean(), hessian.diagonal() == 0
+    for damping in (0.01, 0.1, 1.0):
+        damped = hessian + torch.diag(damping * power + silent)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed and factor.isfinite().all():
+                return factor
+    return torch.eye(len(hessian)).to(hessian)
 
 
 def _fit_scale(weight: Tensor, codes: Tensor, importance: Tensor, fallback: Tensor) -> Tensor:

@@ -24,10 +24,14 @@ TIME_EMBEDDING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """Format of one layer (a name in FORMATS, or KEPT) and the reason, in words."""
+    """Format of one layer (a name in FORMATS, or KEPT) and the reason, in words.
+
+    rank: of the 16-bit low-rank repair beside a packed weight; 0: none
+    """
 
     format: str
     reason: str
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,11 @@ class TaqPlan:
 
     layers: dict[str, LayerPlan]
 
-    def to_json(self) -> dict[str, dict[str, str]]:
+    def to_json(self) -> dict[str, dict[str, str | int]]:
         return {name: asdict(layer) for name, layer in self.layers.items()}
 
     @classmethod
-    def from_json(cls, data: dict[str, dict[str, str]]) -> TaqPlan:
+    def from_json(cls, data: dict[str, dict[str, str | int]]) -> TaqPlan:
         return cls({name: LayerPlan(**layer) for name, layer in data.items()})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .formats import FORMATS
 from .layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from .plan import KEPT, TaqPlan
+from .repair import repair
 
 LayerTypes = Mapping[type[nn.Module], type[QuantizedLayer]]
 PLAIN: LayerTypes = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
@@ -30,7 +31,7 @@ def quantize(
 ) -> nn.Module:
     """Replace the planned layers of `model` in place by packed ones, and return it.
 
-    importance: per layer, (columns,) mean squares of its inputs; see Format.quantize.
+    importance: per layer, of `calibrate.importance`; see Format.quantize.
     weight_of: where a layer's weight comes from, by layer name; the layer itself by default.
     layer_types: what replaces Linear and Conv2d; a host brings its own sub-classes.
     progress: called with (layers done, layers in all).
@@ -45,6 +46,9 @@ def quantize(
         hurt = None if importance is None else importance.get(name)
         with torch.no_grad():
             packed = replacement(layer, weight.detach(), FORMATS[layer_plan.format], hurt)
+            if layer_plan.rank:
+                lost = (weight.detach().float() - packed.dense().to(weight.device)).flatten(1)
+                packed.set_branch("repair", repair(lost, layer_plan.rank, hurt))
         _replace(model, name, packed.train(layer.training))
         if progress is not None:
             progress(done + 1, len(planned))

@@ -1,0 +1,140 @@
+"""Calibration lowers the error that is heard; bytes go where they move the prediction least."""
+
+import pytest
+import torch
+from torch import nn
+
+from personalq_core.taq import KEPT, quantize, size_bytes
+from personalq_core.taq.bits import fit_plan, sensitivity
+from personalq_core.taq.calibrate import Probe, importance, inputs, make_probes, role_weights
+from personalq_core.taq.formats import FORMATS
+from personalq_core.taq.repair import repair
+
+
+class Net(nn.Module):
+    """A picture (batch, 128, 4, 4) and a prompt (batch, 5, 128); the second layer hardly counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(128, 128, 3, padding=1)
+        self.quiet, self.text = nn.Conv2d(128, 128, 1), nn.Linear(128, 128)
+
+    def forward(self, x, context):
+        said = self.text(context).mean(1)[:, :, None, None]
+        return self.conv(x) + 0.001 * self.quiet(x) + said
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().requires_grad_(False)
+
+
+def probes_of(net, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(128, 128, generator=torch.Generator().manual_seed(9)) / 11
+    def text(shift):
+        return torch.randn(1, 5, 128, generator=generator) @ mix + shift
+
+    contexts = {"trigger": [text(1.0), text(1.0)], "class": [text(-1.0)], "generic": [text(0.0)]}
+    predict = lambda x, sigma, context: net(x / (1 + sigma[:, None, None, None]), context)  # noqa: E731
+    return make_probes(predict, contexts, (128, 4, 4), (3.0, 1.0, 0.3), seed=seed)
+
+
+def test_a_probe_is_the_same_each_time_and_roles_share_their_noise(net):
+    first, _, third, _ = probes_of(net)
+    assert torch.equal(first.run(), first.run())
+    assert first.run().shape == (3, 128, 4, 4)
+    assert (first.role, third.role) == ("trigger", "class")
+
+
+def test_roles_that_are_absent_leave_their_share_to_the_others():
+    assert role_weights(["trigger", "trigger", "generic"]) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert sum(role_weights(["trigger", "class", "class", "generic"])) == pytest.approx(1)
+
+
+def test_moments_are_those_of_the_inputs_under_any_autocast(net):
+    def run():
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(torch.randn(8, 128, 4, 4), torch.randn(8, 5, 128))
+
+    moments = importance(net, [Probe("generic", run)])
+    assert moments["conv"].shape == (2, 576, 576)
+    assert torch.linalg.eigvalsh(moments["conv"]).min() > -1e-4
+    assert importance(net, [Probe("generic", run)], correlations=False)["text"].shape == (128,)
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_convolution_is_its_weight_times_its_inputs(net):
+    x = torch.randn(2, 128, 4, 4)
+    patches = inputs(net.conv, x)
+    assert torch.allclose(
+        (patches @ net.conv.weight.flatten(1).T).view(2, 16, 128).transpose(1, 2).flatten(2),
+        (net.conv(x) - net.conv.bias[:, None, None]).flatten(2), atol=1e-4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["int4", "int4_asym"])
+def test_correlations_lower_the_error_on_inputs_that_were_not_calibrated_on(name):
+    torch.manual_seed(2)
+    weight, mix, fmt = torch.randn(64, 200), torch.randn(40, 200), FORMATS[name]
+
+    def drawn():
+        return torch.randn(800, 40) @ mix + 0.3 * torch.randn(800, 200)
+
+    net = nn.Sequential(nn.Linear(200, 64))
+    moments = importance(net, [Probe("trigger", lambda: net(drawn())) for _ in range(4)])["0"]
+    x = drawn()
+
+    def heard(given):
+        back = fmt.dequantize(fmt.quantize(weight, given), 200, torch.float32)
+        return ((back - weight) @ x.T).norm()
+
+    assert heard(moments) < 0.6 * heard(None)
+
+
+def test_moments_with_silent_and_repeated_columns_still_pack():
+    weight, x = torch.randn(8, 128), torch.randn(4, 128)
+    x[:, 10], x[:, 20] = 0, x[:, 21]
+    fmt = FORMATS["int4"]
+    back = fmt.dequantize(fmt.quantize(weight, (x.T @ x)[None]), 128, torch.float32)
+    assert back.isfinite().all()
+    assert ((back - weight) @ x.T).norm() < 0.2 * (weight @ x.T).norm()
+
+
+def test_bytes_go_to_the_layers_that_count_and_stay_below_the_target(net):
+    weights = {name: p.clone() for name, p in net.named_parameters()}
+    found = sensitivity(net, probes_of(net))
+    assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    assert found["quiet"]["int4"] < 1e-3 * found["conv"]["int4"]
+    assert found["conv"]["int8"] < 0.02 * found["conv"]["int4"]
+    target = 175_000
+    plan = fit_plan(net, found, target_bytes=target)
+    assert (plan.layers["conv"].format, plan.layers["quiet"].format) == ("int8", "int4")
+    assert 0.85 * target < size_bytes(quantize(net.half(), plan)) <= target
+
+
+def test_a_target_error_gives_the_smallest_plan_that_keeps_it(net):
+    found = sensitivity(net, probes_of(net))
+    exact = fit_plan(net, found, target_error=0.0)
+    assert {layer.format for layer in exact.layers.values()} == {KEPT}
+    loose = fit_plan(net, found, target_error=1.0)
+    assert {layer.format for layer in loose.layers.values()} == {"int4"}
+
+
+def test_a_target_that_cannot_be_met_names_the_smallest(net):
+    with pytest.raises(ValueError, match="smallest plan takes"):
+        fit_plan(net, sensitivity(net, probes_of(net)), target_bytes=1000)
+
+
+@pytest.mark.parametrize("kind", ["none", "squares", "correlations"])
+def test_repair_lowers_what_is_heard(kind):
+    torch.manual_seed(1)
+    lost = torch.randn(96, 100)
+    x = torch.randn(500, 6) @ torch.randn(6, 100) + 0.1 * torch.randn(500, 100)
+    square = torch.nn.functional.pad(x.T @ x / 500, (0, 28, 0, 28))[None]
+    moments = {"none": None, "squares": x.square().mean(0), "correlations": square}[kind]
+    branch = repair(lost, 6, moments)
+    left = lost - branch.up.float() @ branch.down.float()
+    heard = ((left @ x.T).norm() / (lost @ x.T).norm()).item()
+    assert heard < {"none": 0.95, "squares": 0.95, "correlations": 0.2}[kind]
