@@ -10,6 +10,7 @@ import asyncio
 import functools
 import io
 import json
+import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 
 from ..personalq_core.library.card import ModelCard
 from ..personalq_core.library.text import clean
+from ..personalq_core.models.llm import Endpoint, load_llm
 from .check_in import LIBRARY
 from .host import folders, web_server
 from .shelf import Shelf, details, preview_stamp
@@ -134,7 +136,21 @@ async def get_status(_: web.Request) -> web.Response:
 
 def _status() -> dict[str, Any]:
     in_use = [{"kind": kind, "path": path} for kind, path in folders.model_folders()]
-    return {**shelf.status(), "folders": in_use}
+    return {**shelf.status(), "folders": in_use, "llm": _llm()}
+
+
+def _llm() -> str:
+    """The language model that was set up on this server, in words; no key and no address."""
+    try:
+        settings = load_llm()
+    except ValueError as error:
+        logging.warning("PersonalQ's language model: %s", error)
+        return "set up, but not usable: see the server's log"
+    if settings is None:
+        return ""
+    if isinstance(settings.llm, Endpoint):
+        return f"{settings.llm.model or 'a model'} at {urlsplit(settings.llm.url).hostname}"
+    return "a GGUF file on this server"
 
 
 def _number(request: web.Request, name: str, default: int, largest: int) -> int:

@@ -18,22 +18,19 @@ def node(kind: str) -> str:
 
 
 def open_page(page: Page, server: Server) -> None:
-    """Open the graph page with whatever graph it opens with, no dialog over it."""
-    page.goto(server.url)
-    page.wait_for_function(
-        "window.app?.extensionManager?.sidebarTab?.sidebarTabs?.some(t => t.id === 'personalq')"
-        " || window.app?.graph?.nodes?.length > 0",
-        timeout=60_000,
-    )
-    page.wait_for_timeout(SETTLED_MS)
-    page.keyboard.press("Escape")
+    """Open the graph page; with a workflow, because without one it opens a dialog over itself."""
+    open_workflow(page, server)
 
 
 def open_workflow(page: Page, server: Server, name: str = "personal_concept") -> None:
     """Open workflows/NAME.json from the templates and wait until its nodes stand there."""
     page.goto(template_url(server).replace("personal_concept", name))
-    page.wait_for_function(f"window.app?.graph && {node(CHECK_IN)}", timeout=60_000)
-    page.wait_for_timeout(500)
+    # A used profile's page first restores what was open last.
+    shown = "window.app?.extensionManager?.workflow?.activeWorkflow?.filename"
+    page.wait_for_function(
+        f"{shown}?.startsWith({name!r}) && app.graph && {node(CHECK_IN)}", timeout=60_000
+    )
+    page.wait_for_timeout(SETTLED_MS)
 
 
 def load_graph(page: Page, graph: dict[str, Any]) -> None:

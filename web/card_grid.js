@@ -3,7 +3,7 @@
 import { picture } from "./model_card.js";
 import { el } from "./panel.js";
 
-const CELL = { width: 128, height: 178, gap: 8 };
+const CELL = { width: 128, height: 166, gap: 8 };
 const PAGE = 100;
 const ROWS_AHEAD = 2;
 

@@ -54,7 +54,7 @@ function view({ before_bytes, after_bytes, kinds, trigger }, isFollowedByLora) {
       el("span", { class: "grow", text: name }),
       el("span", { text: `${size(kinds[name].before_bytes)} → ${size(kinds[name].after_bytes)}` })))),
     trigger ? el("div", { class: "facts" }, el("span", { text: t("trigger") }), el("span", { class: "trigger", text: trigger })) : null,
-    isFollowedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower. Put it before this node to store it packed.")) : null,
+    isFollowedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower in each step.")) : null,
   ].filter(Boolean);
 }
 
