@@ -1,18 +1,21 @@
-"""Learn Check-in's weights, and report five-fold cross-validated figures by family.
+"""Learn Check-in's weights from requests with known answers.
 
-    python -m benchmarks.learn_weights --repository CARDS.jsonl --cases CASES.jsonl [--write]
+    python -m benchmarks.learn_weights --data CARDS.jsonl CASES.jsonl [--data ...] [--write]
 
 Ranking: a conditional logit (softmax over each request's candidates), drawn towards the weights
 that common sense gives, so that a hundred requests cannot overturn it. Fit: a logistic regression
-whose hard negatives are the same requests asked of a library without the right family.
+whose hard negatives are the same requests asked of a library without the right family. Doubt: a
+logistic regression over pairs of the best group of models and another, whose positives are the
+pairs that an ambiguous request leaves open. `benchmarks.selection --cross-validate` learns them
+anew for each fifth of the families.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,97 +23,157 @@ from scipy.optimize import minimize
 
 import personalq_core.checkin as package
 from benchmarks.selection_data import Case, family, folds, load_cards, load_cases
-from personalq_core.checkin.checkin import CheckIn, top_numbers
+from personalq_core.checkin.checkin import CheckIn
+from personalq_core.checkin.group import doubt_features, group
 from personalq_core.checkin.intent import understand
 from personalq_core.checkin.rerank import (
+    DOUBT_FEATURES,
     FEATURES,
     FIT_FEATURES,
     Weights,
     evidence,
     fit_features,
-    rerank,
+    name_of_weights,
 )
+from personalq_core.checkin.shortlist import shortlist
 from personalq_core.library.card import ModelCard
+from personalq_core.models.cross_encoder import CrossEncoder, load_cross_encoder
 from personalq_core.models.embed import load_embedder
 
+_RANKING_PRIOR = {
+    "sparse": 6, "dense": 8, "reading": 6, "trigger": 8, "title": 2, "extra": -1.2, "version": 4,
+    "order": 3, "soft_order": 1, "period": 3, "excluded": -6, "base": 3, "kind": 2,
+    "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "read_sparse": -3,
+    "read_dense": 4, "read_title": -1,
+}  # fmt: skip
+_FIT_PRIOR = {
+    "sparse": 5, "dense": 8, "reading": 6, "was_read": -2, "title": 2, "trigger": 6, "covered": 1,
+    "unknown": -2, "read_sparse": -2, "read_dense": 4, "read_title": -1, "bias": -3,
+}  # fmt: skip
+_DOUBT_PRIOR = {
+    "told": -1, "hinted": -0.5, "shared": 4, "covered": 3, "only_best": -4, "only_other": -1,
+    "bias": -3,
+}  # fmt: skip
 PRIOR = Weights(
-    np.array([6, 8, 8, 2, -1.2, 4, 3, 1, 3, -5, 3, 2, -1.5, 1.0, 2.0]),
-    np.array([5, 8, 2, 6, 1, -2, -3.0]),
+    np.array([_RANKING_PRIOR[name] for name in FEATURES], float),
+    np.array([_FIT_PRIOR[name] for name in FIT_FEATURES], float),
+    np.array([_DOUBT_PRIOR[name] for name in DOUBT_FEATURES], float),
 )
-_RANKING_PULL, _FIT_PULL = 0.05, 0.03
+_RANKING_PULL, _FIT_PULL, _DOUBT_PULL = 0.05, 0.03, 0.01
 _NEGATIVE_COST = 0.3
 """Each case is asked again without its family; users mostly ask for what is there."""
+_OTHERS = 4
+"""Groups beside the best that a question is weighed against."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """Candidates' features of one request and which of them are right."""
+class Library:
+    """Requests of one repository, and the engine that holds its index."""
 
-    rows: np.ndarray
-    right: np.ndarray
-
-
-def learn(cases: Sequence[Case], cards: Sequence[ModelCard], engine: CheckIn) -> Weights:
-    """Weights from cases."""
-    ranking = _learn_ranking([e for case in cases if (e := _example(case, cards, engine))])
-    rows, labels = _fit_rows(cases, cards, engine, ranking)
-    return Weights(ranking, _learn_fit(rows, labels))
+    cases: Sequence[Case]
+    cards: Sequence[ModelCard]
+    engine: CheckIn
 
 
-def _example(case: Case, cards: Sequence[ModelCard], engine: CheckIn) -> Example | None:
-    intent = understand(case.request, case.now)
-    index = engine.index(cards)
-    found = index.search(intent)
-    numbers = top_numbers(found, range(len(cards)))
-    right = np.array([index.cards[n].id in case.gold | case.acceptable for n in numbers])
-    rows, _ = evidence(intent, index, found, numbers)
-    return Example(rows, right) if right.any() else None
+class RememberingReader:
+    """A cross-encoder that reads each pair once, however often weights are learned."""
+
+    def __init__(self, reader: CrossEncoder) -> None:
+        self._reader = reader
+        self._known: dict[tuple[str, str], float] = {}
+
+    def score(self, request: str, texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in texts if (request, text) not in self._known]
+        for text, value in zip(new, self._reader.score(request, new), strict=True):
+            self._known[request, text] = float(value)
+        return np.array([self._known[request, text] for text in texts])
 
 
-def _learn_ranking(examples: Sequence[Example]) -> np.ndarray:
-    scale = np.abs(PRIOR.ranking)
+def learn(libraries: Sequence[Library]) -> Weights:
+    """Weights from the cases of some libraries."""
+    weights = replace(PRIOR, ranking=_learn_ranking(libraries))
+    weights = replace(weights, fit=_learn_fit(libraries, weights))
+    return replace(weights, doubt=_learn_doubt(libraries, weights))
+
+
+def _learn_ranking(libraries: Sequence[Library]) -> np.ndarray:
+    examples = [e for library in libraries for case in library.cases if (e := _rows(library, case))]
 
     def loss(weights: np.ndarray) -> float:
         total = 0.0
-        for example in examples:
-            logits = example.rows @ weights
-            total += _logsumexp(logits) - _logsumexp(logits[example.right])
-        pull = ((weights - PRIOR.ranking) / scale) ** 2
-        return total / len(examples) + _RANKING_PULL * pull.mean() * len(weights) / 4
+        for rows, right in examples:
+            logits = rows @ weights
+            total += _logsumexp(logits) - _logsumexp(logits[right])
+        pull = ((weights - PRIOR.ranking) / PRIOR.ranking) ** 2
+        return total / len(examples) + _RANKING_PULL * pull.sum() / 4
 
     return minimize(loss, PRIOR.ranking, method="L-BFGS-B").x
 
 
-def _fit_rows(
-    cases: Sequence[Case], cards: Sequence[ModelCard], engine: CheckIn, ranking: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    weights = Weights(ranking, PRIOR.fit)
+def _rows(library: Library, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
+    """Features of a request's candidates, and which are right; None where none is."""
+    intent = understand(case.request, case.now)
+    index = library.engine.index(library.cards)
+    found = index.search(intent)
+    numbers = shortlist(intent, index, found, range(len(library.cards)))
+    right = np.array([index.cards[n].id in case.gold | case.acceptable for n in numbers])
+    if not right.any():
+        return None
+    return evidence(intent, index, found, numbers, library.engine.reader)[0], right
+
+
+def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
+    rows, labels, costs = [], [], []
+    for library in libraries:
+        library.engine.use_weights(weights)
+        index = library.engine.index(library.cards)
+        for case in library.cases:
+            intent = understand(case.request, case.now)
+            found = index.search(intent)
+            families = set(map(family, case.gold))
+            kept = [n for n, card in enumerate(index.cards) if family(card.id) not in families]
+            asked_of = [(range(len(library.cards)), bool(case.gold), 1.0)]
+            asked_of += [(kept, False, _NEGATIVE_COST)] if case.gold else []
+            for allowed, label, cost in asked_of:
+                best = library.engine.weigh(intent, index, found, allowed)[0]
+                rows.append(fit_features(intent, index, best))
+                labels.append(label)
+                costs.append(cost)
+    return _logistic(np.array(rows), np.array(labels), np.array(costs), PRIOR.fit, _FIT_PULL)
+
+
+def _learn_doubt(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
     rows, labels = [], []
-    index = engine.index(cards)
-    for case in cases:
-        intent = understand(case.request, case.now)
-        found = index.search(intent)
-        families = set(map(family, case.gold))
-        kept = [n for n, card in enumerate(index.cards) if family(card.id) not in families]
-        for allowed, label in ((range(len(cards)), bool(case.gold)), (kept, False)):
-            if label is False and allowed is not kept and case.gold:
+    for library in libraries:
+        library.engine.use_weights(weights)
+        index = library.engine.index(library.cards)
+        for case in library.cases:
+            if not case.gold:
                 continue
-            best = rerank(intent, index, found, top_numbers(found, allowed), weights)[0]
-            rows.append(fit_features(intent, index, best))
-            labels.append(label)
-    return np.array(rows), np.array(labels)
+            intent = understand(case.request, case.now)
+            found = index.search(intent)
+            scored = library.engine.weigh(intent, index, found, range(len(library.cards)))
+            groups = group(index, scored)
+            for other in groups[1 : 1 + _OTHERS]:
+                is_open = any(index.cards[entry.number].id in case.gold for entry in other.members)
+                rows.append(doubt_features(intent, index, groups[0], other, weights))
+                labels.append(case.ambiguous and is_open)
+    costs = np.ones(len(labels))
+    return _logistic(np.array(rows), np.array(labels), costs, PRIOR.doubt, _DOUBT_PULL)
 
 
-def _learn_fit(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _logistic(
+    rows: np.ndarray, labels: np.ndarray, costs: np.ndarray, prior: np.ndarray, pull: float
+) -> np.ndarray:
+    """Logistic regression that is drawn towards a prior, each weight in its own measure."""
     signs = np.where(labels, 1.0, -1.0)
-    costs = np.where(labels, 1.0, _NEGATIVE_COST)
 
     def loss(weights: np.ndarray) -> float:
-        margins = signs * (rows @ weights)
-        pull = ((weights - PRIOR.fit) / np.abs(PRIOR.fit)) ** 2
-        return float((costs * np.logaddexp(0, -margins)).mean() + _FIT_PULL * pull.sum() / 4)
+        away = ((weights - prior) / np.abs(prior)) ** 2
+        fit = (costs * np.logaddexp(0, -signs * (rows @ weights))).mean()
+        return float(fit + pull * away.sum() / 4)
 
-    return minimize(loss, PRIOR.fit, method="L-BFGS-B").x
+    return minimize(loss, prior, method="L-BFGS-B").x
 
 
 def _logsumexp(values: np.ndarray) -> float:
@@ -120,30 +183,53 @@ def _logsumexp(values: np.ndarray) -> float:
 
 def cross_validated(
     cases: Sequence[Case], cards: Sequence[ModelCard], engine: CheckIn
-) -> list[tuple[Case, Weights]]:
+) -> Iterator[tuple[Case, Weights]]:
     """Each case with weights that were learned without its family."""
+    if engine.reader is not None:
+        engine.reader = RememberingReader(engine.reader)
     fold_of = folds(cases)
     learned = {
-        fold: learn([c for c, f in zip(cases, fold_of, strict=True) if f != fold], cards, engine)
+        fold: learn(
+            [Library([c for c, f in zip(cases, fold_of, strict=True) if f != fold], cards, engine)]
+        )
         for fold in sorted(set(fold_of))
     }
-    return [(case, learned[fold]) for case, fold in zip(cases, fold_of, strict=True)]
+    for case, fold in zip(cases, fold_of, strict=True):
+        yield case, learned[fold]
+
+
+def _to_json(weights: Weights) -> dict[str, dict[str, float]]:
+    named: list[tuple[str, Sequence[str], np.ndarray]] = [
+        ("ranking", FEATURES, weights.ranking), ("fit", FIT_FEATURES, weights.fit),
+        ("doubt", DOUBT_FEATURES, weights.doubt),
+    ]  # fmt: skip
+    return {
+        part: dict(zip(names, np.round(values, 3).tolist(), strict=True))
+        for part, names, values in named
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repository", type=Path, required=True)
-    parser.add_argument("--cases", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, nargs=2, action="append", required=True, metavar=("CARDS", "CASES")
+    )
     parser.add_argument("--write", action="store_true", help="write personalq_core's weights.json")
     options = parser.parse_args()
-    cards, cases = load_cards(options.repository), load_cases(options.cases)
+    data = [(load_cases(cases), load_cards(cards)) for cards, cases in options.data]
+    embedder, reader = load_embedder()[0], load_cross_encoder()
+    if embedder is None or reader is None:
+        raise SystemExit("Install requirements-dev.txt: it brings the embedder and cross-encoder.")
+    reader = RememberingReader(reader)
+    makers: list[tuple[tuple[bool, bool], Callable[[], CheckIn]]] = [
+        ((True, True), lambda: CheckIn(embedder, reader=reader)),
+        ((True, False), lambda: CheckIn(embedder)),
+        ((False, False), lambda: CheckIn()),
+    ]
     learned = {}
-    for name, embedder in (("words and meaning", load_embedder()[0]), ("words alone", None)):
-        weights = learn(cases, cards, CheckIn(embedder))
-        learned[name] = {
-            "ranking": dict(zip(FEATURES, np.round(weights.ranking, 3).tolist(), strict=True)),
-            "fit": dict(zip(FIT_FEATURES, np.round(weights.fit, 3).tolist(), strict=True)),
-        }
+    for has, make in makers:
+        weights = learn([Library(cases, cards, make()) for cases, cards in data])
+        learned[name_of_weights(*has)] = _to_json(weights)
     text = json.dumps(learned, indent=1) + "\n"
     print(text)
     if options.write:

@@ -34,6 +34,7 @@ from personalq_core.checkin.retrieve import card_text
 from personalq_core.checkin.rewrite import rewrite, undo
 from personalq_core.checkin.words import fold, terms
 from personalq_core.library.card import ModelCard
+from personalq_core.models.cross_encoder import load_cross_encoder
 from personalq_core.models.embed import Embedder, load_embedder
 
 OVER_ASK = 0.10
@@ -137,7 +138,7 @@ def run_personalq(
     cards: Sequence[ModelCard], cases: Sequence[Case], embedder: Embedder | None, validate: bool
 ) -> list[Outcome]:
     """Our outcomes, with the committed weights or cross-validated ones."""
-    engine = CheckIn(embedder)
+    engine = CheckIn(embedder, reader=load_cross_encoder())
     engine.index(cards)
     if not validate:
         return [_decide(engine, cards, case) for case in cases]

@@ -13,9 +13,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..personalq_core.checkin.checkin import CheckIn
+from ..personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
 from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
 from ..personalq_core.library.card import ModelCard
+from ..personalq_core.models.cross_encoder import load_cross_encoder
 from ..personalq_core.models.embed import load_embedder
 from .host import folders
 
@@ -84,7 +85,7 @@ class Library:
             if self._engine is None:
                 embedder, notice = load_embedder()
                 self._store = Store(folders.private_folder() / "library.sqlite")
-                self._engine = CheckIn(embedder, self._store)
+                self._engine = CheckIn(embedder, self._store, load_cross_encoder())
                 self._engine_notices = (notice,) if notice else ()
             state = self.state()
             if state != self._state:
@@ -135,6 +136,14 @@ class CheckInSelector(io.ComfyNode):
                     optional=True,
                     tooltip="Only models for the base of this one are chosen.",
                 ),
+                # Last: `widgets_values` of saved workflows are read by position.
+                io.Combo.Input(
+                    "ask",
+                    options=list(ASK_ABOVE),
+                    default="normally",
+                    optional=True,
+                    tooltip="How readily to ask where another model may be meant as well.",
+                ),
             ],
             outputs=[
                 DECISION.Output("decision", display_name="decision", tooltip="For Load Selected."),
@@ -170,18 +179,25 @@ class CheckInSelector(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, request: str, selection: str, when_unsure: str, model: object | None = None
+        cls,
+        request: str,
+        selection: str,
+        when_unsure: str,
+        model: object | None = None,
+        ask: str = "normally",
     ) -> io.NodeOutput:
         engine, cards, notices = LIBRARY.read()
         family = folders.base_family(model) if model is not None else None
         now = datetime.now(UTC)
         if selection.startswith(ANSWER):
             said = selection.removeprefix(ANSWER)
-            decision = engine.decide(request, cards, now=now, base_family=family, answer=said)
+            decision = engine.decide(
+                request, cards, now=now, base_family=family, ask=ask, answer=said
+            )
         elif selection.strip():
             decision = decide_as_told(engine, request, selection.strip(), cards, now)
         else:
-            decision = engine.decide(request, cards, now=now, base_family=family)
+            decision = engine.decide(request, cards, now=now, base_family=family, ask=ask)
         if decision.status == "ask" and when_unsure == "best match":
             best = decision.candidates[0].card
             decision = engine.confirm(request, cards, best, now=now).with_notice(

@@ -89,6 +89,7 @@ def _check_in(options: argparse.Namespace) -> int:
     # Imported here: embeddings take seconds to load, and `scan` needs none.
     from .checkin.checkin import CheckIn
     from .library.family import normalise_family
+    from .models.cross_encoder import load_cross_encoder
     from .models.embed import load_embedder
 
     base = normalise_family(options.base)
@@ -96,7 +97,7 @@ def _check_in(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.base!r} is no base model known here; say SD 1.5, SDXL, Flux...")
     report, store = _read(options)
     embedder, notice = load_embedder()
-    decision = CheckIn(embedder, store).decide(
+    decision = CheckIn(embedder, store, load_cross_encoder()).decide(
         options.request,
         report.cards,
         now=datetime.now(timezone.utc),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,25 +13,38 @@ import numpy as np
 
 from ..library.card import ModelCard
 from ..library.store import Store
+from ..models.cross_encoder import CrossEncoder
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
+from .attributes import is_manner
 from .decision import Candidate, Decision
-from .intent import Intent, understand
+from .group import Group, doubt, group
+from .intent import STYLE_WEIGHT, Intent, understand
 from .rerank import Scored, Weights, fit_features, learned_weights, rerank
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
-from .words import stem
+from .shortlist import shortlist
+from .words import Word, stem
 
 TOP_K = 24
-ASK_BELOW = {"rarely": 0.4, "normally": 0.6, "often": 0.8}
-"""How sure the best candidate must be for the node not to ask."""
-_PLAUSIBLE = 0.25
-"""A candidate this likely, measured against the best, may be meant too."""
-_TIED = 0.1
-"""The same for one that answers the very same words: only its general nearness is less."""
+ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
+"""How likely it must be that something else is meant as well, for Check-in to ask."""
+_OFFERED = 0.5
+"""What is offered beside it is at least this share as likely."""
 _ABSTAIN_BELOW = 0.5
 _MAX_STYLES = 3
+_STYLE_NAMED = 0.6
+"""Share of a style's title that a request has to say."""
+_OF_PICTURES = re.compile(
+    r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
+    re.I,
+)
 KINDS = ("lora", "checkpoint")
+_NONE_OF_THEM = re.compile(
+    r"(?:none|neither|nothing|ningun[oa]|keine[rs]?|nichts|aucune?|rien|都不是|没有|どれでもない)"
+    r"(?:\s+(?:of (?:these|them)|davon|de (?:estos|ellos)|d['\u2019]entre eux))?[.!]?",
+    re.I,
+)
 
 
 class CheckIn:
@@ -40,9 +54,11 @@ class CheckIn:
         self,
         embedder: Embedder | None = None,
         store: Store | None = None,
+        reader: CrossEncoder | None = None,
     ) -> None:
         self._embedder = embedder
-        self._weights = learned_weights(embedder is not None)
+        self.reader = reader
+        self._weights = learned_weights(embedder is not None, reader is not None)
         self._store = store
         self._index: Index | None = None
         self._indexed: Sequence[ModelCard] | None = None
@@ -67,30 +83,56 @@ class CheckIn:
             raise ValueError("The request is empty. Say what the picture shall show.")
         intent = understand(request, now)
         index = self.index(cards)
-        asked, offered = intent, None
-        if answer:
-            asked = _with_answer(intent, answer, now)
-            first = self.decide(
-                request, cards, now=now, base_family=base_family, kinds=kinds, ask=ask
-            )
-            if first.status == "ask":
-                offered = {c.card.id for c in first.options}
-        found = index.search(asked)
-        allowed = _allowed(index, kinds, {base_family, asked.base} - {None}, offered)
+        allowed = _allowed(index, kinds, {base_family, intent.base} - {None})
         if not len(allowed):
-            return _nothing(intent, (), _why_empty(cards, base_family or asked.base))
-        scored = rerank(asked, index, found, top_numbers(found, allowed), self._weights)
-        candidates = _candidates(index, scored)
-        sure = fit(asked, index, scored[0], self._weights)
-        if answer is None and sure < _ABSTAIN_BELOW:
+            return _nothing(intent, (), _why_empty(cards, base_family or intent.base))
+        found = index.search(intent)
+        scored = self.weigh(intent, index, found, allowed)
+        groups = group(index, scored)
+        candidates = _candidates(index, groups)
+        sure = fit(intent, index, groups[0].best, self._weights)
+        meant = self._meant(intent, index, groups, ASK_ABOVE[ask])
+        if answer is not None and answer.strip():
+            return self._answered(intent, answer, index, meant if len(meant) > 1 else groups, now)
+        if sure < _ABSTAIN_BELOW:
             nearest = candidates[0].card.title
             nothing = _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
             return replace(nothing, fit=sure)
-        options = _plausible(candidates, scored, ask)
-        if answer is None and len(options) > 1:
-            return replace(_question(intent, candidates, options), fit=sure)
-        styles = self._styles(asked, index, found, candidates[0], allowed)
+        if len(meant) > 1:
+            return replace(_question(index, intent, candidates, meant), fit=sure)
+        styles = self._styles(intent, index, found, candidates[0], allowed)
         return replace(choose(intent, candidates[0], styles, candidates), fit=sure)
+
+    def weigh(
+        self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
+    ) -> list[Scored]:
+        """The nearest of the allowed cards with their evidence, best first."""
+        numbers = shortlist(intent, index, found, allowed)
+        return rerank(intent, index, found, numbers, self._weights, self.reader)
+
+    def _meant(
+        self, intent: Intent, index: Index, groups: Sequence[Group], ask_above: float
+    ) -> list[Group]:
+        """The best group and those that may be meant as well; only the best where it is clear."""
+        doubts = [doubt(intent, index, groups[0], other, self._weights) for other in groups[1:]]
+        if max(doubts, default=0.0) < ask_above:
+            return [groups[0]]
+        likely = [g for g, p in zip(groups[1:], doubts, strict=True) if p >= _OFFERED * max(doubts)]
+        return [groups[0], *likely][:MAX_OPTIONS]
+
+    def _answered(
+        self, intent: Intent, answer: str, index: Index, meant: Sequence[Group], now: datetime
+    ) -> Decision:
+        """The choice among what was offered, after the user's own words."""
+        if _NONE_OF_THEM.fullmatch(answer.strip()):
+            return _nothing(intent, (), "You chose none of the models.")
+        offered = [entry.number for g in meant for entry in g.members]
+        asked = with_answer(intent, answer, index, offered, now)
+        found = index.search(asked)
+        scored = rerank(asked, index, found, offered, self._weights.for_answers())
+        candidates = _candidates(index, [Group((entry,)) for entry in scored])
+        styles = self._styles(intent, index, found, candidates[0], range(len(index.cards)))
+        return choose(intent, candidates[0], styles, candidates)
 
     def use_weights(self, weights: Weights) -> None:
         """Weigh the evidence otherwise from now on; the index stays."""
@@ -140,28 +182,45 @@ class CheckIn:
         choice: Candidate,
         allowed: Sequence[int] | np.ndarray,
     ) -> tuple[Candidate, ...]:
-        """Models named by words that the choice does not answer."""
-        own = set().union(*index.fields[index.number_of[choice.card.id]].values())
-        left = [
-            found.corrections.get(word.stem, word.stem)
-            for word in intent.words
-            if found.corrections.get(word.stem, word.stem) not in own
-        ]
-        styles: list[Candidate] = []
-        for number in top_numbers(found, allowed):
+        """LoRAs of a manner, named by words that the choice does not answer."""
+        own = index.words_of(index.number_of[choice.card.id])
+        left = {
+            term: weight
+            for word, weight in zip(intent.words, intent.weights, strict=True)
+            if (term := found.corrections.get(word.stem, word.stem)) not in own
+        }
+        order = list(left)
+        styles: list[tuple[int, Candidate]] = []
+        for number in shortlist(intent, index, found, allowed):
             card = index.cards[number]
-            if (
-                card == choice.card
-                or card.kind != "lora"
-                or not _fits(card, choice.card.base_family)
-            ):
+            base = choice.card.base_family
+            if card == choice.card or card.kind != "lora" or not _fits(card, base):
                 continue
-            title = [term for term in index.fields[number]["title"] if stem(term) != "style"]
-            named = [term for term in title if term in left]
-            if named and len(named) >= 0.6 * len(title) and "style" in _style_words(index, number):
-                styles.append(Candidate(card, 1.0, ("says " + ", ".join(named),)))
-                left = [term for term in left if term not in named]
-        return tuple(styles[:_MAX_STYLES])
+            title = index.title_words(number)
+            named = [term for term in sorted(title) if term in left]
+            if not named or len(named) < _STYLE_NAMED * len(title):
+                continue
+            if is_style(index, number) or all(left[term] == STYLE_WEIGHT for term in named):
+                first = min(map(order.index, named))
+                styles.append((first, Candidate(card, 1.0, ("says " + ", ".join(named),))))
+                left = {term: weight for term, weight in left.items() if term not in named}
+        styles.sort(key=lambda named: named[0])
+        return tuple(style for _, style in styles[:_MAX_STYLES])
+
+
+def is_style(index: Index, number: int) -> bool:
+    """Whether a card tells how something looks rather than what it is.
+
+    By what it says: the word style itself, a medium ("watercolor") in its title or tags, or a
+    description of pictures ("posters I printed").
+    """
+    fields = index.fields[number]
+    labels = {*fields["title"], *fields["tags"], *fields["triggers"]}
+    return (
+        stem("style") in labels
+        or any(is_manner(term) for term in (*fields["title"], *fields["tags"]))
+        or bool(_OF_PICTURES.search(index.cards[number].description[:300]))
+    )
 
 
 def choose(
@@ -184,34 +243,46 @@ def fit(intent: Intent, index: Index, best: Scored, weights: Weights) -> float:
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
 
-def _with_answer(intent: Intent, answer: str, now: datetime) -> Intent:
-    """The request, with the answer's words and wishes added."""
+def with_answer(
+    intent: Intent, answer: str, index: Index, offered: Sequence[int], now: datetime
+) -> Intent:
+    """The request, with the answer's words and wishes added.
+
+    "the old one" asks for the oldest, unless an offered model itself is called old.
+    """
     said = understand(answer, now)
+    terms = {term for number in offered for term in index.words_of(number)}
+    named = any(word.stem in terms and word.stem in ("old", "new") for word in said.words)
+    words = tuple(_as_offered(word, terms) for word in said.words)
     return replace(
         intent,
-        words=intent.words + said.words,
-        weights=intent.weights + tuple(2.0 for _ in said.words),
+        words=intent.words + words,
+        weights=intent.weights + tuple(2.0 for _ in words),
         excluded=intent.excluded + said.excluded,
         version=said.version or intent.version,
         order=said.order or intent.order,
-        order_is_soft=said.order_is_soft if said.order else intent.order_is_soft,
+        order_is_soft=said.order_is_soft and named if said.order else intent.order_is_soft,
         period=said.period or intent.period,
         base=said.base or intent.base,
         base_name=said.base_name or intent.base_name,
+        foreign=intent.foreign or said.foreign,
     )
 
 
-def _allowed(
-    index: Index, kinds: Sequence[str], families: set[str | None], offered: set[str] | None
-) -> np.ndarray:
+def _as_offered(word: Word, terms: Set[str]) -> Word:
+    """ "paint" where an offered model says "repainted"."""
+    if word.stem in terms or len(word.stem) < 4:
+        return word
+    longer = [t for t in sorted(terms) if t.startswith(word.stem) or t.endswith(word.stem)]
+    return replace(word, text=longer[0], stem=longer[0]) if longer else word
+
+
+def _allowed(index: Index, kinds: Sequence[str], families: set[str | None]) -> np.ndarray:
     """Numbers of the cards that may be chosen: an unknown base family may."""
     allowed = np.isin(index.kinds, list(kinds))
     for family in families:
         allowed &= (index.families == "") | (index.families == family)
-    numbers = np.flatnonzero(allowed)
-    if offered is not None:
-        return np.array([n for n in numbers if index.cards[n].id in offered], int)
-    return numbers
+    return np.flatnonzero(allowed)
 
 
 def _fits(card: ModelCard, base_family: str | None) -> bool:
@@ -228,41 +299,28 @@ def top_numbers(found: Retrieved, allowed: Sequence[int] | np.ndarray) -> list[i
     return [int(n) for n in numbers[best[np.argsort(-scores[best], kind="stable")]]]
 
 
-def _candidates(index: Index, scored: Sequence[Scored]) -> tuple[Candidate, ...]:
+def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:
+    """All models, the best of each group before its others, with their chances."""
+    scored = [entry for g in groups for entry in g.members]
     raw = np.array([entry.score for entry in scored])
     chances = np.exp(raw - raw.max())
     chances /= chances.sum()
+    ranked = sorted(
+        zip(scored, chances, strict=True),
+        key=lambda pair: (pair[0] is not groups[0].best, -pair[1]),
+    )
     return tuple(
         Candidate(index.cards[entry.number], float(chance), entry.evidence)
-        for entry, chance in zip(scored, chances, strict=True)
+        for entry, chance in ranked
     )
 
 
-def _plausible(
-    candidates: Sequence[Candidate], scored: Sequence[Scored], ask: str
-) -> list[Candidate]:
-    """The candidates that may be meant as well as the best; only that one where it is clear."""
-    best = candidates[0].score
-    unsure = best < ASK_BELOW[ask]
-    likely = [
-        candidate
-        for candidate, entry in zip(candidates, scored, strict=True)
-        if (unsure and candidate.score >= _PLAUSIBLE * best)
-        or (
-            ask != "rarely"
-            and entry.answers
-            and entry.tied_with(scored[0])
-            and candidate.score >= _TIED * best
-        )
-        or candidate is candidates[0]
-    ]
-    return likely[:MAX_OPTIONS]
-
-
 def _question(
-    intent: Intent, candidates: tuple[Candidate, ...], options: Sequence[Candidate]
+    index: Index, intent: Intent, candidates: tuple[Candidate, ...], meant: Sequence[Group]
 ) -> Decision:
-    options = sorted(options, key=lambda o: (o.card.created_at or "", o.card.name))
+    known = {candidate.card.id: candidate for candidate in candidates}
+    options = [known[index.cards[g.best.number].id] for g in meant]
+    options.sort(key=lambda o: (o.card.created_at or "", o.card.name))
     cards = [option.card for option in options]
     told = differences(cards)
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
@@ -281,11 +339,6 @@ def _why_empty(cards: Sequence[ModelCard], base_family: str | None) -> str:
     if not cards:
         return "There is no LoRA or checkpoint in the model folders yet."
     return f"None of the {len(cards)} models is for {base_family}."
-
-
-def _style_words(index: Index, number: int) -> set[str]:
-    fields = index.fields[number]
-    return {*fields["title"], *fields["tags"], *fields["triggers"]}
 
 
 def _text_key(text: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ..library.family import normalise_family
+from .period import find_period
 from .translate import language, translate
 from .words import FUNCTION_WORDS, Word, fold, words
 
@@ -18,6 +19,14 @@ SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
 STYLE_WEIGHT = 0.5
 """How much a word of the manner ("as a pencil sketch") counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """One thing it must not be: a card has to say all of it to be meant."""
+
+    text: str
+    stems: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +40,8 @@ class Intent:
     """One a word: 1 for the concept, STYLE_WEIGHT for its manner, SCENE_WEIGHT for the rest."""
     selecting: tuple[tuple[int, int], ...]
     """Where words stand that only serve the selection: they leave the prompt."""
-    excluded: tuple[str, ...] = ()
-    """Stems of what it must not be."""
+    excluded: tuple[Exclusion, ...] = ()
+    """What it must not be."""
     version: str | None = None
     order: str | None = None
     """"newest" or "oldest"."""
@@ -44,6 +53,17 @@ class Intent:
     kind: str | None = None
     foreign: bool = False
     """Whether the words were translated."""
+
+    @property
+    def told(self) -> str:
+        """The request without the words that only serve the selection."""
+        return " ".join(_blank(self.request, list(self.selecting)).split())
+
+    @property
+    def plain(self) -> str:
+        """What it asks to see, in English as far as the words are known."""
+        words_only = " ".join(word.text for word in self.words)
+        return (words_only if self.foreign else self.told) or self.request
 
     @property
     def concept(self) -> str:
@@ -99,22 +119,6 @@ _AFTER = re.compile(
 _SOFT_OLD = re.compile(r"\b(?:old|viej[oa]|alte[nrsm]?|vieux|vieille)\b", re.I)
 _SOFT_NEW = re.compile(r"\b(?:new|nuev[oa]|neue[nrsm]?|nouvelle|nouveau)\b", re.I)
 
-_MONTHS = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september",
-    "october", "november", "december",
-]  # fmt: skip
-_MONTH = "|".join(_MONTHS)
-_PERIOD = re.compile(
-    rf"\b(?:from|in|of|made in)?\s*(?:(?P<rel>this|last)\s+)?(?P<month>{_MONTH})"
-    r"(?:\s+(?:of\s+)?(?P<year>(?:19|20)\d\d))?\b"
-    r"|\b(?:from\s+|in\s+|of\s+)?(?P<only>20\d\d)\b"
-    r"|\b(?:from\s+)?(?P<rel2>this|last)\s+(?P<unit>week|month|year|spring|summer|autumn|fall|winter)\b"
-    r"|\b(?:from\s+)?(?P<ago>\d+|a|one|two|three|four|five)\s+(?P<ago_unit>day|week|month|year)s?\s+ago\b"
-    r"|\b(?:from\s+)?yesterday\b",
-    re.I,
-)
-_SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
-
 _BASE_NAME = (
     r"sd\s?xl(?:\s?1\.0)?|sd\s?1\.?5|sd\s?2\.[01]|sd\s?3(?:\.5)?"
     r"|stable diffusion (?:xl|\d(?:\.\d)?)"
@@ -132,13 +136,15 @@ _KIND = re.compile(r"\b(?:(?P<checkpoint>checkpoint|merge)|(?P<lora>loras?))\b",
 
 _EXCLUDE = re.compile(
     r",?\s*\b(?:(?:and|but|y|und|et)\s+)?(?:(?:that|which)\s+(?:is|are)\s+not|(?:is|are)n['\u2019]t"
-    r"|not|no|without|except|excluding|minus|instead of|rather than|nicht|ohne|keine?[nmrs]?|sin"
-    r"|excepto|sans|pas(?:\s+(?:de|le|la|les))?|sauf)\b(?P<what>(?:(?!\b(?:but|on|at|under|near|"
-    r"next|beside|behind|not|no|without|and no|auf|unter|sur|sous|sobre|bajo)\b)[^,;.:()])*)"
-    r"|(?:不要|不是|没有|别)(?P<zh>[^\uff0c\u3002,]+)"
+    r"|not|no|without|except|excluding|minus|neither|nor|instead of|rather than|nicht|ohne"
+    r"|au(?:ß|ss)er|keine?[nmrs]?|weder|noch(?=\s+(?:der|die|das|ein|mit))|sin|ni|excepto|salvo|sans"
+    r"|pas(?:\s+(?:de|le|la|les))?|sauf)\b(?P<what>(?:(?!\b(?:but|on|at|under|near|next|beside"
+    r"|behind|not|no|nor|without|and no|auf|unter|sur|sous|sobre|bajo)\b)[^,;.:()])*)"
+    r"|(?:不要|不是|没有|没|别|除了)(?P<zh>[^\uff0c\u3002,的]+)"
     r"|(?P<ja>[^\u3001\u3002,]{1,8}?)(?:ではない|じゃない|以外の?|なしの?)",
     re.I,
 )
+_ALTERNATIVE = re.compile(r"\b(?:or|and|nor|oder|und|noch|ou|et|o|y|ni)\b|[和或、]", re.I)
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
 _SCENE = re.compile(
@@ -154,10 +160,17 @@ _STYLE = re.compile(
     re.I,
 )
 _MANNER = re.compile(
-    r"\bas an?\b[^,.;]*|\b(?:in|on|with) (?:my|the|an?|one of my)\b[^,.;]*\b(?:style|look|posters?|"
+    r"\bas an?\b[^,.;]*|\b(?:in|on|with) [^,.;]*\b(?:style|look|posters?|"
     r"merge|panels|cartoon)\b|,[^,.;]*\b(?:style|look)\b[^,.;]*",
     re.I,
 )
+_SETTING = re.compile(
+    r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
+    r"|quality|resolution|composition|scene|mood|atmosphere|hintergrund|fondo|fond|背景)s?\b[^,;.]*",
+    re.I,
+)
+"""A phrase after a comma about the picture, not about what it shows."""
+_MODEL_WORD = re.compile(r"(?<=\w )(?:models?|loras?|versions?|checkpoints?)\b", re.I)
 PROTECTED = re.compile(
     r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b"
     r"|\bAND\b"
@@ -181,10 +194,14 @@ def understand(request: str, now: datetime) -> Intent:
     version, spans = _version(free)
     selecting += spans
     kind = _KIND.search(_MANNER.sub("", free))
+    period = None
+    if timed := find_period(free, now):
+        period, span = timed
+        selecting.append(span)
+        free = _blank(free, [span])
     order, soft, spans = _order(free)
     selecting += spans
-    period, spans = _period(free, now)
-    selecting += spans
+    selecting += _model_words(free, bool(order or version or base))
 
     selecting = [part for span in selecting for part in _outside(span, silent)]
     kept, weights = _weigh(request, selecting + silent)
@@ -194,6 +211,11 @@ def understand(request: str, now: datetime) -> Intent:
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=language(request) != "en",
     )  # fmt: skip
+
+
+def _model_words(text: str, chosen_by: bool) -> list[tuple[int, int]]:
+    """ "model" and "lora" in "my newest fox model": they name the file, not the picture."""
+    return [found.span() for found in _MODEL_WORD.finditer(text)] if chosen_by else []
 
 
 def _blank(text: str, spans: list[tuple[int, int]]) -> str:
@@ -214,19 +236,31 @@ def _outside(span: tuple[int, int], holes: list[tuple[int, int]]) -> list[tuple[
     return [(a, b) for a, b in [*parts, (start, end)] if a < b]
 
 
-def _exclusions(request: str) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
-    stems: list[str] = []
+def _exclusions(request: str) -> tuple[tuple[Exclusion, ...], list[tuple[int, int]]]:
+    excluded: list[Exclusion] = []
     spans: list[tuple[int, int]] = []
+    code = language(request)
     for found in _EXCLUDE.finditer(request):
         what = found["what"] or found["zh"] or found["ja"] or ""
-        code = language(request)
-        said = words(what) if code == "en" else translate(what, code)
-        named = [word.stem for word in said if word.stem not in _FILLER]
+        named = [
+            Exclusion(" ".join(word.text for word in said), frozenset(word.stem for word in said))
+            for part in _ALTERNATIVE.split(what)
+            if (said := [w for w in _read_words(part, code) if w.stem not in _FILLER])
+        ]
         if named:
-            stems += named
+            excluded += named
             end = found.end() - (len(found.group()) - len(found.group().rstrip()))
             spans.append((found.start(), end))
-    return tuple(stems), spans
+    return tuple(excluded), spans
+
+
+def denied_spans(text: str) -> list[tuple[int, int]]:
+    """Where a card's own text says what it is not: "lilac instead of the yellow one"."""
+    return [found.span() for found in _EXCLUDE.finditer(text)]
+
+
+def _read_words(text: str, code: str) -> list[Word]:
+    return words(text) if code == "en" else translate(text, code)
 
 
 def _version(text: str) -> tuple[str | None, list[tuple[int, int]]]:
@@ -255,58 +289,6 @@ def _order(text: str) -> tuple[str | None, bool, list[tuple[int, int]]]:
     return None, False, []
 
 
-def _period(
-    text: str, now: datetime
-) -> tuple[tuple[datetime, datetime] | None, list[tuple[int, int]]]:
-    found = _PERIOD.search(text)
-    if not found:
-        return None, []
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    if found["month"]:
-        # "may" and "march" are also plain words: as months they need company.
-        if found["month"].lower() in ("may", "march") and not (found["rel"] or found["year"]):
-            return None, []
-        month = _MONTHS.index(found["month"].lower()) + 1
-        year = int(found["year"] or (now.year - (month > now.month or found["rel"] == "last")))
-        start, months = day.replace(year=year, month=month, day=1), 1
-    elif found["only"]:
-        start, months = day.replace(year=int(found["only"]), month=1, day=1), 12
-    elif found["unit"]:
-        return _relative(found["rel2"].lower(), found["unit"].lower(), day), [found.span()]
-    elif found["ago"]:
-        number = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
-        count = number.get(found["ago"].lower()) or int(found["ago"])
-        days = {"day": 1, "week": 7, "month": 30.4, "year": 365.25}[found["ago_unit"].lower()]
-        middle = day - timedelta(days=min(count, 99) * days)
-        half = timedelta(days=days / 2)
-        return (middle - half, middle + half), [found.span()]
-    else:
-        return (day - timedelta(days=1), day), [found.span()]
-    return (start, _add_months(start, months)), [found.span()]
-
-
-def _relative(which: str, unit: str, day: datetime) -> tuple[datetime, datetime]:
-    back = which == "last"
-    if unit == "week":
-        start = day - timedelta(days=day.weekday() + 7 * back)
-        return start, start + timedelta(days=7)
-    if unit == "month":
-        start = _add_months(day.replace(day=1), -int(back))
-        return start, _add_months(start, 1)
-    if unit == "year":
-        start = day.replace(month=1, day=1, year=day.year - back)
-        return start, _add_months(start, 12)
-    start = day.replace(month=_SEASONS[unit], day=1)
-    while start > day or (back and _add_months(start, 3) > day):
-        start = _add_months(start, -12)
-    return start, _add_months(start, 3)
-
-
-def _add_months(moment: datetime, months: int) -> datetime:
-    total = moment.year * 12 + moment.month - 1 + months
-    return moment.replace(year=total // 12, month=total % 12 + 1)
-
-
 def _weigh(
     request: str, hidden: list[tuple[int, int]]
 ) -> tuple[tuple[Word, ...], tuple[float, ...]]:
@@ -317,7 +299,7 @@ def _weigh(
     scene_spans = _scene_spans(free)
     manner_spans = [m.span() for m in _MANNER.finditer(free) if _names_before(free, m.start())]
     code = language(request)
-    for word in words(request) if code == "en" else translate(request, code):
+    for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
             continue
         if any(a <= word.start < b for a, b in hidden):
@@ -339,7 +321,7 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
         end = found.end() + (stop.start() if stop else 0)
         if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
             spans.append((found.start(), end))
-    return spans
+    return spans + [m.span() for m in _SETTING.finditer(text) if _names_before(text, m.start())]
 
 
 def _names_before(text: str, place: int) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -15,34 +16,40 @@ from importlib.resources import files
 import numpy as np
 
 from ..library.card import ModelCard
+from ..models.cross_encoder import CrossEncoder
+from .attributes import agreement, is_manner, same_manner
 from .intent import STYLE_WEIGHT, Intent
-from .retrieve import Index, Retrieved
+from .period import is_calendar_year
+from .retrieve import Index, Retrieved, card_text, corrected
 from .words import fold, stem
 
 FEATURES = (
-    "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
-    "excluded", "base", "kind", "conflict", "agreement", "subject",
+    "sparse", "dense", "reading", "trigger", "title", "extra", "version", "order", "soft_order",
+    "period", "excluded", "base", "kind", "conflict", "agreement", "subject", "manner",
+    "read_sparse", "read_dense", "read_title",
 )  # fmt: skip
-"""Names of the features, in the order of the columns."""
+"""Names of the features, in the order of the columns. `read_...` are the same where a cross-encoder
+read: there, few words of the request were found, and they weigh otherwise."""
+_READ = ("sparse", "dense", "title")
+SOFT = np.isin(
+    FEATURES,
+    ("sparse", "dense", "reading", "title", "extra", "manner", *(f"read_{name}" for name in _READ)),
+)
+"""(len(FEATURES),): those that differ between models although the request says nothing of it."""
 
+READ_AT_MOST = 10
+"""Models that the cross-encoder reads for one request."""
+_READ_BELOW = 0.7
+"""It reads where no model answers this share of the concept's words."""
+_ASIDE = 0.1
+"""Weight of words that tell what happens, for how much of a request a card answers."""
+_STEPS = 4
+_REST = re.compile(
+    r"[,;.\uff0c\u3001]|\b(?:in|on|at|with|by|to|from|en|con|mit|auf|im|am|bei|avec|dans|sur)\b",
+    re.I,
+)
 _BY_DATE = 0.8
 """A file's date inside the time asked for is weaker than the year in its title."""
-
-# Words that exclude one another: asked for one, a card that says another is the wrong one.
-_EXCLUSIVE = tuple(
-    {stem(word): word for word in group.split()}
-    for group in (
-        "red orange yellow green blue purple violet pink brown black white gray silver gold golden "
-        "cream beige teal turquoise lilac navy brass copper rose",
-        "wood wooden oak walnut metal steel chrome brass glass plastic leather ceramic stone paper "
-        "velvet silk wool felt",
-        "photo photograph photorealistic watercolor watercolour drawing sketch pencil oil pastel "
-        "cartoon comic anime 3d 2d vector pixel illustration plush felt linocut charcoal ink",
-        "spring summer autumn winter",
-        "puppy kitten baby adult young elderly",
-        "day night",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,14 @@ class Scored:
 
     def tied_with(self, other: Scored) -> bool:
         """Whether nothing that the request says tells the two apart."""
-        soft = [FEATURES.index(name) for name in ("sparse", "dense", "title", "extra")]
-        said = np.delete(self.features, soft), np.delete(other.features, soft)
-        return self.answers == other.answers and bool(np.allclose(*said))
+        said = np.allclose(self.features[~SOFT], other.features[~SOFT])
+        return bool(said) and self.answers == other.answers
 
 
-FIT_FEATURES = ("sparse", "dense", "title", "trigger", "covered", "unknown", "bias")
+FIT_FEATURES = (
+    "sparse", "dense", "reading", "title", "trigger", "covered", "unknown", "was_read",
+    "read_sparse", "read_dense", "read_title", "bias",
+)  # fmt: skip
 """What tells whether the best card is meant at all."""
 
 
@@ -77,43 +86,87 @@ class Weights:
     """(len(FEATURES),): the scores are logits of a choice among the candidates."""
     fit: np.ndarray
     """(len(FIT_FEATURES),): logit of "the best card is what was asked for"."""
+    doubt: np.ndarray
+    """(len(DOUBT_FEATURES),), see `group.py`: logit of "the other one may be meant as well"."""
+
+    def for_answers(self) -> Weights:
+        """The same, but what an answer says of version, time or base decides."""
+        told = np.isin(FEATURES, ("version", "order", "period", "base", "excluded"))
+        return replace(self, ranking=np.where(told, 2 * self.ranking, self.ranking))
+
+
+DOUBT_FEATURES = ("told", "hinted", "shared", "covered", "only_best", "only_other", "bias")
+"""What tells whether another model may be meant as well as the best, see `group.py`."""
 
 
 @cache
-def learned_weights(with_meaning: bool) -> Weights:
-    """The committed weights: for words and meaning, or for words alone."""
+def learned_weights(with_meaning: bool, with_reading: bool) -> Weights:
+    """The committed weights for what there is: words, embeddings, a cross-encoder."""
     text = files(__package__).joinpath("weights.json").read_text("utf-8")
-    learned = json.loads(text)["words and meaning" if with_meaning else "words alone"]
+    learned = json.loads(text)[name_of_weights(with_meaning, with_reading)]
     return Weights(
         np.array([learned["ranking"][name] for name in FEATURES]),
         np.array([learned["fit"][name] for name in FIT_FEATURES]),
+        np.array([learned["doubt"][name] for name in DOUBT_FEATURES]),
     )
+
+
+def name_of_weights(with_meaning: bool, with_reading: bool) -> str:
+    """Their key in weights.json."""
+    if not with_meaning:
+        return "words"
+    return "words, embeddings and cross-encoder" if with_reading else "words and embeddings"
 
 
 def fit_features(intent: Intent, index: Index, best: Scored) -> np.ndarray:
     """(len(FIT_FEATURES),) of the best card."""
-    own = set().union(*index.fields[best.number].values())
+    value = dict(zip(FEATURES, best.features, strict=True))
+    covered, unknown = coverage(intent, index, best.number)
+    value |= {
+        "covered": covered, "unknown": unknown, "bias": 1.0,
+        "was_read": float(value["reading"] > 0),
+    }  # fmt: skip
+    return np.array([value[name] for name in FIT_FEATURES])
+
+
+def coverage(intent: Intent, index: Index, number: int) -> tuple[float, float]:
+    """Shares of the concept's words that a card answers, and that the library does not hold.
+
+    What stands after the first comma or preposition, or is an -ing form, rather tells what happens
+    than what it is: where the card does not answer it, it counts little.
+    """
+    own = index.words_of(number)
+    start = intent.words[0].end if intent.words else 0
+    first = _REST.search(intent.request, start)
+    rest = first.start() if first else len(intent.request)
     mass = covered = unknown = 0.0
-    for word, weight in zip(intent.words, intent.weights, strict=True):
+    for place, (word, weight) in enumerate(zip(intent.words, intent.weights, strict=True)):
         if weight < 1:
             continue
         readings = index.readings(word.text)
         share = index.idf(next(iter(readings), word.stem))
+        answered = any(term in own for term in readings)
+        aside = word.start > rest or (place and word.text.endswith("ing"))
+        if aside and not answered:
+            share *= _ASIDE
         mass += share
-        covered += share * any(term in own for term in readings)
+        covered += share * answered
         unknown += share * (not readings)
-    value = dict(zip(FEATURES, best.features, strict=True))
-    value |= {"covered": covered / (mass or 1), "unknown": unknown / (mass or 1), "bias": 1.0}
-    return np.array([value[name] for name in FIT_FEATURES])
+    return covered / (mass or 1), unknown / (mass or 1)
 
 
 def rerank(
-    intent: Intent, index: Index, found: Retrieved, numbers: list[int], weights: Weights
+    intent: Intent,
+    index: Index,
+    found: Retrieved,
+    numbers: list[int],
+    weights: Weights,
+    reader: CrossEncoder | None = None,
 ) -> list[Scored]:
     """The given cards with evidence, best first."""
     if not numbers:
         return []
-    rows, reasons = evidence(intent, index, found, numbers)
+    rows, reasons = evidence(intent, index, found, numbers, reader)
     scores = rows @ weights.ranking
     order = np.argsort(-scores, kind="stable")
     asked = {word.stem for word, w in zip(intent.words, intent.weights, strict=True) if w >= 0.5}
@@ -121,57 +174,117 @@ def rerank(
     return [
         Scored(
             numbers[i], rows[i], float(scores[i]), tuple(reasons[i]),
-            frozenset(asked & set().union(*index.fields[numbers[i]].values())),
+            frozenset(asked & index.words_of(numbers[i])),
         )
         for i in order
     ]  # fmt: skip
 
 
 def evidence(
-    intent: Intent, index: Index, found: Retrieved, numbers: list[int]
+    intent: Intent,
+    index: Index,
+    found: Retrieved,
+    numbers: list[int],
+    reader: CrossEncoder | None = None,
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Features (cards, len(FEATURES)) and reasons of the given cards."""
     asked = _asked_stems(intent, found)
+    said = asked | _manner_stems(intent, found)
     has_manner = STYLE_WEIGHT in intent.weights
-    related = _related(index, found, numbers, asked)
-    orders = _order_positions([index.cards[n] for n in numbers], related)
+    agreements = [agreement(asked, index.words_of(n)) for n in numbers]
+    excluded = [_excluded(intent, index.words_of(n)) for n in numbers]
+    outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
+    related = _related(index, found, numbers, asked, outs)
+    orders = _order_positions([index.cards[n] for n in numbers], related, intent.order)
+    readings = _readings(intent, index, found, numbers, reader)
     rows, reasons = [], []
     for place, number in enumerate(numbers):
         card, why = index.cards[number], []
-        fields = index.fields[number]
-        own = set().union(*fields.values())
-        title = set(fields["title"])
+        own = index.words_of(number)
+        title = index.title_words(number)
         row = dict.fromkeys(FEATURES, 0.0)
         row["sparse"] = float(found.sparse[number])
         row["dense"] = float(found.dense[number]) if found.dense is not None else 0.0
+        row["reading"] = readings[place]
         if trigger := _trigger_named(intent.request, card, index):
             row["trigger"] = 1.0
             why.append(f'trigger "{trigger}" is in the request')
         mass = sum(index.idf(term) for term in title) or 1.0
         row["title"] = sum(index.idf(term) for term in title & asked) / mass
+        row |= {f"read_{name}": row[name] for name in _READ if readings[place]}
         row["extra"] = min(1.0, len(title - asked) / 4)
+        other_manner = _unasked_manner(title, said)
+        row["manner"] = float(bool(other_manner) and not has_manner)
         if shared := [word for word in _said(card) if stem(word) in asked]:
             why.append("says " + ", ".join(dict.fromkeys(word.lower() for word in shared[:5])))
         row["subject"] = float(has_manner and bool(own & asked))
         row["version"] = _version(intent, card, why)
         if intent.order:
-            position = orders[place] * (1 if intent.order == "newest" else -1)
+            position = orders[place]
             row["soft_order" if intent.order_is_soft else "order"] = position
             if position == 1 and not intent.order_is_soft:
                 why.append(f"the {intent.order} of {sum(related)} ({_date(card)})")
         row["period"] = _period(intent, card, why)
-        hits = sorted(own & set(intent.excluded))
-        if intent.excluded:
-            row["excluded"] = len(hits) / len(set(intent.excluded))
-        if hits:
+        row["excluded"] = excluded[place]
+        if hits := [e.text for e in intent.excluded if e.stems <= own]:
             why.append("against: you said not " + ", ".join(hits))
         row["base"] = _base(intent, card, own, why)
         if intent.kind:
             row["kind"] = 1.0 if card.kind == intent.kind else -1.0
-        row["agreement"], row["conflict"] = _attributes(asked, own, why)
+        row["agreement"], row["conflict"] = (
+            agreements[place].agreeing,
+            agreements[place].conflicting,
+        )
+        for has, wanted in agreements[place].conflicts:
+            why.append(f"against: {has}, not {wanted}")
         rows.append([row[name] for name in FEATURES])
         reasons.append(why)
     return np.array(rows), reasons
+
+
+def _readings(
+    intent: Intent,
+    index: Index,
+    found: Retrieved,
+    numbers: list[int],
+    reader: CrossEncoder | None,
+) -> list[float]:
+    """What a cross-encoder makes of the nearest cards, above 0 to 1; 0 where it did not read."""
+    nothing = [0.0] * len(numbers)
+    if reader is None or found.dense is None or not intent.words:
+        return nothing
+    if max(coverage(intent, index, n)[0] for n in numbers) >= _READ_BELOW:
+        return nothing
+    near = found.fused if found.dense is None else found.dense + 0.3 * found.sparse
+    read = sorted(range(len(numbers)), key=lambda i: -near[numbers[i]])[:READ_AT_MOST]
+    texts = [card_text(index.cards[numbers[i]], with_triggers=False) for i in read]
+    logits = reader.score(corrected(intent.plain, found.corrections), texts)
+    values = np.clip((logits + 11.5) / 18, 0.01, 1)
+    whole = [float(values.min())] * len(numbers)
+    for i, value in zip(read, values, strict=True):
+        whole[i] = float(value)
+    return whole
+
+
+def _excluded(intent: Intent, own: Set[str]) -> float:
+    """How much of something it must not be a card says, 0 to 1."""
+    shares = [len(e.stems & own) / len(e.stems) for e in intent.excluded]
+    return max((share**2 for share in shares), default=0.0)
+
+
+def _unasked_manner(title: Set[str], said: Set[str]) -> str:
+    """The medium ("pencil", "plush") of a title that the request does not ask for, or ""."""
+    own = sorted(term for term in title if is_manner(term))
+    asked = any(same_manner(term, other) for term in own for other in said)
+    return "" if asked or not own else own[0]
+
+
+def _manner_stems(intent: Intent, found: Retrieved) -> set[str]:
+    return {
+        found.corrections.get(word.stem, word.stem)
+        for word, weight in zip(intent.words, intent.weights, strict=True)
+        if weight == STYLE_WEIGHT
+    }
 
 
 def _asked_stems(intent: Intent, found: Retrieved) -> set[str]:
@@ -207,26 +320,35 @@ def _is_rare(trigger: str, index: Index) -> bool:
     return False
 
 
-def _related(index: Index, found: Retrieved, numbers: list[int], asked: set[str]) -> list[bool]:
+def _related(
+    index: Index, found: Retrieved, numbers: list[int], asked: set[str], outs: list[bool]
+) -> list[bool]:
     """Which cards answer the request about as well as the best one, time apart."""
     covered = [
-        sum(index.idf(t) for t in asked & set().union(*index.fields[n].values())) for n in numbers
+        0.0 if out else sum(index.idf(t) for t in asked & index.words_of(n))
+        for n, out in zip(numbers, outs, strict=True)
     ]
     top = max(covered, default=0.0)
     fused = found.fused[numbers]
     return [
-        mass >= 0.7 * top if top > 0 else score >= 0.8 * fused.max()
-        for mass, score in zip(covered, fused, strict=True)
+        not out and (mass >= 0.7 * top if top > 0 else score >= 0.8 * fused.max())
+        for mass, score, out in zip(covered, fused, outs, strict=True)
     ]
 
 
-def _order_positions(cards: list[ModelCard], related: list[bool]) -> list[float]:
-    """-1 the oldest ... 1 the newest of the related ones; 0 where no date is known."""
+def _order_positions(cards: list[ModelCard], related: list[bool], order: str | None) -> list[float]:
+    """1 the newest (or oldest, as asked) of the related ones, less for each next one, to -1.
+
+    0 where no date is known. Of many versions the next one is as wrong as it is of four.
+    """
     dates = sorted({_age(c) for c, r in zip(cards, related, strict=True) if r and _age(c)})
+    if order == "newest":
+        dates.reverse()
     if len(dates) < 2:
         return [0.0] * len(cards)
+    step = 2 / (min(len(dates), _STEPS) - 1)
     return [
-        2 * dates.index(_age(card)) / (len(dates) - 1) - 1 if is_related and _age(card) else 0.0
+        max(-1.0, 1 - step * dates.index(_age(card))) if is_related and _age(card) else 0.0
         for card, is_related in zip(cards, related, strict=True)
     ]
 
@@ -262,10 +384,8 @@ def _period(intent: Intent, card: ModelCard, why: list[str]) -> float:
     if not intent.period:
         return 0.0
     start, end = intent.period
-    if (
-        str(start.year) in f"{card.title} {card.version} {card.description[:400]}"
-        and (end - start).days >= 360
-    ):
+    said = f"{card.title} {card.version} {card.description[:400]}"
+    if is_calendar_year(intent.period) and str(start.year) in said:
         return 1.0
     if not card.created_at:
         return 0.0
@@ -284,20 +404,3 @@ def _base(intent: Intent, card: ModelCard, own: set[str], why: list[str]) -> flo
     if card.base_family is None:
         return 0.0
     return 0.5 if card.base_family == intent.base else -1.0
-
-
-def _attributes(asked: set[str], own: set[str], why: list[str]) -> tuple[float, float]:
-    """Share of exclusive words (colours, materials, media...) that agree, and that conflict."""
-    agree = conflict = total = 0
-    for group in _EXCLUSIVE:
-        wanted = asked & group.keys()
-        if not wanted:
-            continue
-        total += 1
-        if wanted & own:
-            agree += 1
-        elif has := own & group.keys():
-            conflict += 1
-            said, missed = ", ".join(sorted(has)[:2]), ", ".join(sorted(wanted)[:2])
-            why.append(f"against: {said}, not {missed}")
-    return (agree / total, conflict / total) if total else (0.0, 0.0)

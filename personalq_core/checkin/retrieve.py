@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,14 +17,17 @@ import numpy as np
 
 from ..library.card import ModelCard
 from ..models.embed import Embedder
-from .intent import Intent
+from .attributes import indiscriminate
+from .intent import Intent, denied_spans
 from .words import FUNCTION_WORDS, is_cjk, stem, terms
 
 _K1, _B = 1.2, 0.5
 _FIELD_WEIGHTS = {"title": 3.0, "triggers": 3.0, "tags": 1.5, "file": 1.0, "description": 1.0}
 _MAX_DESCRIPTION = 1000
 _MAX_TRIGGERS = 8
-_MIN_SIMILARITY = 0.55
+_MIN_SIMILARITY, _SURE_SIMILARITY = 0.55, 0.7
+_BASE = r"xl|sdxl|pdxl|sd|sd15|sd\d|flux|pony|illustriou?s?|noob|noobai|qwen"
+_EDITION = re.compile(rf"v\d+|lora|model|styl|version|checkpoint|{_BASE}")
 _FUZZY_WEIGHT = 0.85
 _SPARSE_SHARE = 0.55
 """Of the convex sum of words and meaning."""
@@ -42,16 +45,30 @@ _BACKGROUND = (
 )  # fmt: skip
 
 
-def card_text(card: ModelCard) -> str:
-    """What a card says, for sentence embeddings."""
-    parts = (card.title, ", ".join(card.triggers[:3]), ", ".join(card.tags[:8]), card.description)
+def card_text(card: ModelCard, *, with_triggers: bool = True) -> str:
+    """What a card says, for models that read."""
+    triggers = ", ".join(card.triggers[:3]) if with_triggers else ""
+    parts = (card.title, triggers, ", ".join(card.tags[:8]), card.description)
     return ". ".join(part for part in parts if part)[:500]
+
+
+def is_edition(term: str) -> bool:
+    """Whether a stem names a model's version, base or kind, not its concept."""
+    return bool(_EDITION.fullmatch(term))
 
 
 @lru_cache(maxsize=200_000)
 def _trigrams(word: str) -> frozenset[str]:
     padded = f"#{word}#"
     return frozenset(padded[i : i + 3] for i in range(len(padded) - 2)) | {padded[:2], padded[-2:]}
+
+
+def skeleton(name: str) -> str:
+    """The consonants of a name that survive Japanese spelling: "tilda", "chiruda" -> "tld"."""
+    for spelled, sound in (("ch", "t"), ("ts", "t"), ("sh", "s"), ("ph", "h"), ("th", "s")):
+        name = name.replace(spelled, sound)
+    name = name.translate(str.maketrans("rvfcqj", "lbhkkz"))
+    return re.sub(r"[^a-z]|[aeiou]|(.)(?=\1)", "", name)
 
 
 def similarity(one: str, other: str) -> float:
@@ -94,6 +111,13 @@ class Retrieved:
     """Misspelled stem -> the library's stem it was read as."""
 
 
+def corrected(text: str, corrections: Mapping[str, str]) -> str:
+    """A text with its misspelled words as the library spells them."""
+    for wrong, right in corrections.items():
+        text = re.sub(rf"\b{re.escape(wrong)}", right, text, flags=re.I)
+    return text
+
+
 class Index:
     """A library, ready to be asked."""
 
@@ -107,12 +131,23 @@ class Index:
         self.kinds = np.array([card.kind for card in self.cards])
         self.families = np.array([card.base_family or "" for card in self.cards])
         self.fields = [_fields(card) for card in self.cards]
+        self.bases = [
+            frozenset(t for t in f["title"] + f["tags"] if re.fullmatch(_BASE, t))
+            for f in self.fields
+        ]
+        """Names of bases, fine-tunes such as Pony among them, that each card says."""
+        self._own = [frozenset().union(*fields.values()) for fields in self.fields]
         self._build_postings()
         self._grams: defaultdict[str, list[str]] = defaultdict(list)
         for term in self._postings:
             if not is_cjk(term):
                 for gram in _trigrams(term):
                     self._grams[gram].append(term)
+        self._skeletons: defaultdict[str, set[str]] = defaultdict(set)
+        for fields in self.fields:
+            for term in fields["title"]:
+                if term.isascii() and not (embedder and embedder.knows(term)):
+                    self._skeletons[skeleton(term)].add(term)
         self._background = (
             embedder.embed(_BACKGROUND) if embedder is not None and vectors is not None else None
         )
@@ -133,6 +168,14 @@ class Index:
             term: (np.array([n for n, _ in found]), np.array([s for _, s in found], np.float32))
             for term, found in postings.items()
         }
+
+    def words_of(self, number: int) -> Set[str]:
+        """All stems that a card says."""
+        return self._own[number]
+
+    def title_words(self, number: int) -> Set[str]:
+        """The stems of a title that name its concept: no version and no base."""
+        return {term for term in self.fields[number]["title"] if not is_edition(term)}
 
     def frequency(self, word: str) -> int:
         """How many cards say a word."""
@@ -163,6 +206,9 @@ class Index:
             if count >= 2
         ]
         best = max(near, default=(0.0, ""))
+        bones = skeleton(term)
+        if best[0] < _SURE_SIMILARITY and len(bones) > 2 and bones in self._skeletons:
+            return dict.fromkeys(sorted(self._skeletons[bones]), _FUZZY_WEIGHT * _SURE_SIMILARITY)
         if best[0] < _MIN_SIMILARITY:
             return {}
         return {other: _FUZZY_WEIGHT * s for s, other in near if s >= best[0] - 1e-9}
@@ -191,10 +237,8 @@ class Index:
     def _dense(self, intent: Intent, corrections: dict[str, str]) -> np.ndarray | None:
         if self._background is None or self.vectors is None or self.embedder is None:
             return None
-        whole = " ".join(word.text for word in intent.words) if intent.foreign else intent.request
-        texts = [intent.concept or whole, whole]
-        for wrong, right in corrections.items():
-            texts = [re.sub(rf"\b{re.escape(wrong)}", right, text, flags=re.I) for text in texts]
+        texts = [intent.concept or intent.plain, intent.plain]
+        texts = [corrected(text, corrections) for text in texts]
         queries = self.embedder.embed(texts)
         chance = (queries @ self._background.T).mean(1)
         # Nearness is (query @ vector - chance) / (1 - chance), mixed of both queries: being
@@ -205,14 +249,26 @@ class Index:
 
 
 def _fields(card: ModelCard) -> dict[str, list[str]]:
+    """The stems of each part of a card, without attributes of which it lists too many."""
     stem_of_file = card.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return {
+    fields = {
         "title": _distinct(card.title),
         "triggers": _distinct(" ".join(card.triggers[:_MAX_TRIGGERS])),
         "tags": _distinct(" ".join(card.tags)),
         "file": _distinct(stem_of_file),
-        "description": _distinct(card.description[:_MAX_DESCRIPTION]),
+        "description": _distinct(_without_denials(card.description[:_MAX_DESCRIPTION])),
     }
+    nothing = indiscriminate(set().union(*fields.values()))
+    if nothing:
+        fields = {name: [t for t in found if t not in nothing] for name, found in fields.items()}
+    return fields
+
+
+def _without_denials(text: str) -> str:
+    """A description without what it says the model is not."""
+    for start, end in reversed(denied_spans(text)):
+        text = text[:start] + text[end:]
+    return text
 
 
 def _distinct(text: str) -> list[str]:

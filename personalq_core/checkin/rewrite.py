@@ -8,60 +8,10 @@ from dataclasses import dataclass
 
 from ..library.card import ModelCard
 from .intent import PROTECTED, Intent
-from .words import FUNCTION_WORDS, Word, stem, terms, words
+from .words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, terms, words
 
-_DETERMINERS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "my",
-        "our",
-        "your",
-        "his",
-        "her",
-        "its",
-        "their",
-        "this",
-        "that",
-        "mi",
-        "mis",
-        "nuestro",
-        "nuestra",
-        "el",
-        "la",
-        "los",
-        "las",
-        "un",
-        "una",
-        "mein",
-        "meine",
-        "meinen",
-        "meiner",
-        "unser",
-        "unsere",
-        "unserer",
-        "der",
-        "die",
-        "das",
-        "den",
-        "dem",
-        "ein",
-        "eine",
-        "einen",
-        "le",
-        "les",
-        "l",
-        "mon",
-        "ma",
-        "mes",
-        "notre",
-        "nos",
-        "une",
-        "old",
-        "new",
-    ]
-)
+_TAKEN_ALONG = DETERMINERS | {"old", "new"}
+"""Words before the noun that go with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +157,7 @@ def _with_determiner(intent: Intent, start: int) -> int:
     for word in reversed(before):
         gap = intent.request[word.end : start]
         selecting = any(a <= word.start < b for a, b in intent.selecting)
-        if gap.strip(" '\u2019") or not (word.stem in _DETERMINERS or selecting):
+        if gap.strip(" '\u2019") or not (fold(word.text) in _TAKEN_ALONG or selecting):
             break
         if PROTECTED.search(intent.request[word.start : start]):
             break

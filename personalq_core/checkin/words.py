@@ -11,221 +11,29 @@ _WORD = re.compile(r"[぀-ヿㇰ-ㇿ]+|[㐀-鿿々]+|[^\W_぀-ヿㇰ-ㇿ㐀-鿿�
 _CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
-FUNCTION_WORDS = frozenset(
-    # English
-    [
-        "a",
-        "an",
-        "the",
-        "my",
-        "our",
-        "your",
-        "his",
-        "her",
-        "its",
-        "their",
-        "this",
-        "that",
-        "these",
-        "those",
-        "i",
-        "we",
-        "you",
-        "he",
-        "she",
-        "it",
-        "they",
-        "me",
-        "us",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "to",
-        "for",
-        "from",
-        "with",
-        "and",
-        "or",
-        "but",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "am",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "so",
-        "if",
-        "then",
-        "than",
-        "too",
-        "very",
-        "just",
-        "only",
-        "some",
-        "any",
-        "all",
-        "one",
-        "ones",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "near",
-        "next",
-        "beside",
-        "behind",
-        "above",
-        "below",
-        "inside",
-        "outside",
-        "through",
-        "among",
-        "between",
-        "against",
-        "across",
-        "around",
-        "toward",
-        "towards",
-        "during",
-        "while",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whose",
-        "what",
-        "how",
-        "up",
-        "down",
-        "off",
-        "out",
-        "about",
-        "there",
-        "please",
-        "want",
-        "need",
-        "make",
-        "made",
-        "give",
-        "show",
-        "use",
-        "using",
-        "s",
-        "t",
-        "m",
-        "ve",
-        "re",
-        "ll",
-        "d",
-        "not",
-        "no",
-        "without",
-        "el",
-        "la",
-        "los",
-        "las",
-        "un",
-        "una",
-        "unos",
-        "unas",
-        "mi",
-        "mis",
-        "tu",
-        "su",
-        "sus",
-        "nuestro",
-        "nuestra",
-        "de",
-        "del",
-        "al",
-        "en",
-        "con",
-        "por",
-        "para",
-        "y",
-        "o",
-        "que",
-        "es",
-        "como",
-        "der",
-        "die",
-        "das",
-        "den",
-        "dem",
-        "des",
-        "ein",
-        "eine",
-        "einen",
-        "einem",
-        "einer",
-        "mein",
-        "meine",
-        "meinen",
-        "meiner",
-        "unser",
-        "unsere",
-        "unserer",
-        "und",
-        "oder",
-        "mit",
-        "von",
-        "vom",
-        "zu",
-        "zum",
-        "zur",
-        "im",
-        "am",
-        "auf",
-        "aus",
-        "bei",
-        "als",
-        "ist",
-        "es",
-        "fur",
-        "le",
-        "les",
-        "du",
-        "un",
-        "une",
-        "mon",
-        "ma",
-        "mes",
-        "notre",
-        "nos",
-        "et",
-        "ou",
-        "avec",
-        "dans",
-        "sur",
-        "sous",
-        "au",
-        "aux",
-        "par",
-        "pour",
-        "ce",
-        "cette",
-        "l",
-        "qu",
-        "elle",
-        "il",
-        "nicht",
-        "kein",
-        "keine",
-        "ohne",
-        "sin",
-        "pas",
-        "sans",
-    ]
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
+
+
+DETERMINERS = _listed(
+    "a an the my our your his her its their this that these those "
+    "el la los las un una unos unas mi mis tu su sus nuestro nuestra "
+    "der die das den dem des ein eine einen einem einer mein meine meinen meiner unser unsere "
+    "unserer le les l une mon ma mes notre nos ce cette"
+)
+"""Words that stand before a noun and leave the prompt with it."""
+
+_FUNCTION_WORDS = DETERMINERS | _listed(
+    "i we you he she it they me us of in on at by to for from with and or but as is are was were "
+    "be been am do does did has have had so if then than too very just only some any all one ones "
+    "into onto over under near next beside behind above below inside outside through among between "
+    "against across around toward towards during while when where which who whose what how up down "
+    "off out about there please want need make made give show use using s t m ve re ll d not no "
+    "without nor neither "
+    "de del al en con por para y o que es como sin "
+    "und oder mit von vom zu zum zur im am auf aus bei als ist es fur nicht kein keine ohne "
+    "du et ou avec dans sur sous au aux par pour qu elle il pas sans"
 )
 
 
@@ -262,18 +70,21 @@ _IRREGULAR = {
     "grey": "gray", "wooden": "wood", "golden": "gold", "woolen": "wool", "silken": "silk",
     "children": "child", "women": "woman", "men": "man", "mice": "mouse", "leaves": "leaf",
     "leave": "leaf", "knives": "knife", "wolves": "wolf", "wolve": "wolf", "photograph": "photo",
-    "photographic": "photo", "xmas": "christmas", "aquarelle": "watercolor",
+    "photographic": "photo", "xmas": "christmas", "aquarelle": "watercolor", "drawn": "draw",
+    "mom": "mother", "mum": "mother", "dad": "father", "grandma": "grandmother",
+    "granny": "grandmother", "grandpa": "grandfather",
 }  # fmt: skip
 
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A word without accents, possessive, plural, -ed and -ing: enough to match, not a grammar."""
+    """A word without accents, possessive, plural, -ed, -ing and silent e: enough to match words,
+    not a grammar."""
     word = fold(word)
     word = re.sub(r"['\u2019]s?$", "", word)
     word = re.sub(r"['\u2019].*$", "", word) if len(re.split(r"['\u2019]", word)[0]) > 2 else word
-    if not word.isascii() or not word.isalpha() or len(word) < 4:
-        return word
+    if not word.isascii() or not word.isalpha() or word in _IRREGULAR or len(word) < 4:
+        return _IRREGULAR.get(word, word)
     if word.endswith("ies") and len(word) > 4:
         word = word[:-3] + "y"
     elif re.search(r"(?:ss|x|ch|sh|zz)es$", word):
@@ -283,10 +94,16 @@ def stem(word: str) -> str:
     for suffix in ("ing", "ed"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 4:
             word = word[: -len(suffix)]
+            word = word[:-1] if re.search(r"([bdgmnprt])\1$", word) else word
             break
     if word.endswith("our") and len(word) > 4:
         word = word[:-3] + "or"
-    return _IRREGULAR.get(word, word)
+    word = _IRREGULAR.get(word, word)
+    return re.sub(r"(?<=[^aeiou])e$", "", word) if len(word) > 4 else word
+
+
+FUNCTION_WORDS = _FUNCTION_WORDS | frozenset(map(stem, _FUNCTION_WORDS))
+"""Words that say nothing about what a picture shows, as they are and as stems."""
 
 
 def terms(text: str) -> list[str]:

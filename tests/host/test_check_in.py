@@ -131,3 +131,19 @@ def test_served_from_cache_until_a_new_file_appears(comfy, bears):
     (bears / "copy.safetensors").write_bytes(source.read_bytes())
     run, _ = decide(comfy, "my newest bear in the rain")
     assert "1" not in run.cached
+
+
+def test_new_inputs_stand_last_so_that_saved_values_keep_their_places(comfy):
+    inputs = comfy.get("/object_info/PersonalQCheckInSelector")["PersonalQCheckInSelector"]["input"]
+    assert list(inputs["required"]) == ["request", "selection", "when_unsure"]
+    assert list(inputs["optional"]) == ["model", "ask"]
+
+
+def test_asking_can_be_rarer(comfy, bears):
+    asking = graph("my bear on the beach")
+    asking["1"]["inputs"]["ask"] = "often"
+    run = comfy.wait(comfy.queue(asking, client_id="a page"))
+    assert run.ui("personalq")[0]["status"] == "ask"
+    asking["1"]["inputs"]["ask"] = "always"
+    with pytest.raises(Rejected, match="ask"):
+        comfy.run(asking)

@@ -1,8 +1,10 @@
 """From a request to a decision, by words alone: no model has to be installed."""
 
 import json
+import zlib
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from personalq_core.checkin.checkin import CheckIn
@@ -134,3 +136,100 @@ def test_what_cards_say_about_themselves_does_not_change_a_clear_choice(request_
         for i in range(50)
     )  # fmt: skip
     assert decide(request_, cards=LIBRARY + hostile).choice.card == decide(request_).choice.card
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [("the old one", 1), ("the newest", 4), ("from june 2024", 2), ("not the scarf, the ribbon", 3),
+     ("der blaue Schal", 4), ("蓝色围巾", 4), ("second version", 2)],
+)  # fmt: skip
+def test_answers_in_ones_own_words(answer, number):
+    assert decide("my bear on the beach", answer=answer).choice.card.version == f"v{number}"
+
+
+@pytest.mark.parametrize("answer", ["none of these", "None", "keine davon", "ninguno", "都不是"])
+def test_none_of_these_is_an_answer(answer):
+    decision = decide("my bear on the beach", answer=answer)
+    assert (decision.status, decision.prompt) == ("none", "my bear on the beach")
+
+
+def test_rarely_asks_less_than_often():
+    requests = ["my bear", "Barnaby", "my bear with the scarf", "the bear, a hat", "my mug",
+                "my bear v2", "the newer bear", "the lamp"]  # fmt: skip
+    asked = [
+        sum(decide(request, ask=ask).status == "ask" for request in requests)
+        for ask in ("rarely", "normally", "often")
+    ]
+    assert asked == sorted(asked) and asked[0] < asked[2]
+
+
+def test_a_card_is_not_what_it_says_it_is_not():
+    old = card("old.safetensors", "Rusty", "rsty1", "Rusty the fox, yellow ribbon.")
+    new = card("new.safetensors", "Rusty", "rsty2", "Rusty, blue ribbon instead of the yellow one.")
+    cards = (*LIBRARY, old, new)
+    assert decide("Rusty, not the one with the yellow ribbon", cards).choice.card == new
+    assert decide("Rusty with the yellow ribbon", cards).choice.card == old
+
+
+def test_an_exclusion_needs_all_its_words():
+    red = card("red.safetensors", "Rusty", "rsty1", "Rusty the fox, red scarf.")
+    blue = card("blue.safetensors", "Rusty", "rsty2", "Rusty the fox, blue scarf.")
+    assert decide("Rusty, not the red scarf", (*LIBRARY, red, blue)).choice.card == blue
+
+
+def test_another_medium_is_not_meant_where_a_style_is_named():
+    plain = card("plain.safetensors", "Rusty", "rsty1", "Rusty the fox, photos.")
+    pencil = card("pencil.safetensors", "Rusty pencil", "rsty2", "Rusty in pencil drawings.")
+    decision = decide("Rusty in ink wash style", (*LIBRARY, plain, pencil))
+    assert decision.candidates[0].card == plain
+
+
+def test_styles_are_known_by_what_cards_say_and_at_most_three():
+    styles = [
+        card("riso.safetensors", "Risograph posters", "rsg", "Two-colour posters I printed."),
+        card("etch.safetensors", "Etching", "etch0", "Old etchings."),
+        card("glow.safetensors", "Neon glow", "ngl", "", tags=("style",)),
+        card("grain.safetensors", "Film grain", "flmg", "", tags=("style",)),
+    ]
+    request = "Barnaby v2 as a risograph poster, etching, neon glow, film grain look"
+    decision = decide(request, (*LIBRARY, *styles))
+    assert decision.choice.card.version == "v2"
+    named = [style.card.title for style in decision.styles]
+    assert named == ["Risograph posters", "Etching", "Neon glow"]
+    for style in decision.styles:
+        assert decision.prompt.count(style.card.triggers[0]) == 1
+
+
+class Embedder:
+    """No text is nearer to another than by chance."""
+
+    model_id = "chance"
+
+    def embed(self, texts):
+        made = [np.random.default_rng(zlib.crc32(t.encode())).normal(size=64) for t in texts]
+        return np.array([v / np.linalg.norm(v) for v in made], np.float32)
+
+    def knows(self, word):
+        return False
+
+
+class Reader:
+    """Finds one title right, whatever is asked."""
+
+    def __init__(self, title):
+        self.title, self.requests = title, []
+
+    def score(self, request, texts):
+        self.requests.append(request)
+        return np.array([8.0 if text.startswith(self.title) else -11.0 for text in texts])
+
+
+def test_a_cross_encoder_reads_where_words_are_not_found_and_only_there():
+    reader = Reader("Old house")
+    engine = CheckIn(Embedder(), reader=reader)
+    decision = engine.decide("grandmother's cottage", LIBRARY, now=NOW)
+    assert decision.candidates[0].card.title == "Old house"
+    assert reader.requests
+    reader.requests.clear()
+    assert engine.decide("Barnaby v2", LIBRARY, now=NOW).choice.card.version == "v2"
+    assert not reader.requests
