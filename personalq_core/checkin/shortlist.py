@@ -2,11 +2,12 @@
 
 Fifty versions of one thing are equally near to "my bear from March 2024". Words and meaning alone
 would leave the right one out by chance, so among the near cards those that a request's version,
-period or order picks out join the nearest.
+period or order picks out join the nearest; and so do those whose trigger stands in the request.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from weakref import WeakKeyDictionary
@@ -16,8 +17,11 @@ import numpy as np
 from .intent import Intent
 from .rerank import version_numbers
 from .retrieve import Index, Retrieved
+from .words import fold
 
 TOP_K = 24
+_MAX_TRIGGERS, _TRIGGER_WORDS = 8, 5
+_PUNCTUATION = str.maketrans(dict.fromkeys(",;.:!?()[]<>\"", " "))
 _MORE = 8
 """So many join for each thing asked."""
 _NEAR = 0.6
@@ -27,13 +31,14 @@ _NEAR = 0.6
 def shortlist(
     intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
 ) -> list[int]:
-    """Numbers of at most TOP_K + 3 * 8 of the allowed cards, the nearest first."""
+    """Numbers of at most TOP_K + 4 * 8 of the allowed cards, the nearest first."""
     numbers = np.asarray(allowed, int)
     scores = found.fused[numbers]
-    picked = [nearest(found, numbers, TOP_K)]
+    editions = _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
+    called = np.intersect1d(editions.called_by(intent.request), numbers)
+    picked = [nearest(found, numbers, TOP_K), nearest(found, called, _MORE)]
     if intent.version or intent.period or intent.order:
         near = numbers[scores >= _NEAR * scores.max()] if len(numbers) else numbers
-        editions = _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
         if intent.version:
             same = editions.versions[near] == editions.version_id(intent.version)
             picked.append(nearest(found, near[same], _MORE))
@@ -49,7 +54,7 @@ def shortlist(
 
 
 class _Editions:
-    """Versions and dates of a library, in arrays: a query loops over no cards."""
+    """Versions, dates and triggers of a library, ready to look up: a query loops over no cards."""
 
     def __init__(self, index: Index) -> None:
         self._ids: dict[tuple[int, ...], int] = {}
@@ -61,12 +66,32 @@ class _Editions:
         self.dates = np.array([_seconds(card.created_at) for card in index.cards], float)
         """(cards,) seconds since 1970; NaN where a card has no date."""
 
+        self._called: defaultdict[str, list[int]] = defaultdict(list)
+        for number, card in enumerate(index.cards):
+            for trigger in card.triggers[:_MAX_TRIGGERS]:
+                self._called[_plain(trigger)].append(number)
+
+    def called_by(self, request: str) -> np.ndarray:
+        """Numbers of the cards one of whose triggers stands in a request."""
+        words = _plain(request).split()
+        spans = (
+            " ".join(words[start : start + length])
+            for length in range(1, _TRIGGER_WORDS + 1)
+            for start in range(len(words) - length + 1)
+        )
+        return np.array([n for span in spans for n in self._called.get(span, ())], int)
+
     def version_id(self, version: str) -> int:
         """The id of a version as a request says it; -2 where no card has it."""
         return self._ids.get(version_numbers(version) or (), -2)
 
 
 _EDITIONS: WeakKeyDictionary[Index, _Editions] = WeakKeyDictionary()
+
+
+def _plain(text: str) -> str:
+    """Words in lower case without the punctuation around them."""
+    return " ".join(fold(text).translate(_PUNCTUATION).split())
 
 
 def _seconds(date: str | None) -> float:

@@ -39,6 +39,12 @@ def test_the_version_or_time_asked_for_is_weighed(request_, number):
     assert len(numbers) == len(set(numbers)) <= TOP_K + 8
 
 
+@pytest.mark.parametrize("request_", ["br47 on a hill", "(BR47:1.2), at night", "a hat, <br47>."])
+def test_a_trigger_in_the_request_calls_its_card(request_):
+    assert 46 in found(request_)
+    assert 46 not in found(request_.replace("47", "470").replace("BR", "br"))
+
+
 def test_only_allowed_cards_are_weighed():
     assert found("bear v48", range(10)) == list(range(10))
     assert found("bear v48", []) == []
