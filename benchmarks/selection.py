@@ -1,7 +1,7 @@
 """Check-in against plain retrieval and its peers, on any repository and requests.
 
     python -m benchmarks.selection --repository CARDS.jsonl --cases CASES.jsonl
-        [--json OUT] [--png OUT] [--cross-validate]
+        [--json OUT] [--png OUT] [--cross-validate] [--llm]
 
 What the figures mean: top1 and recall_at_10 are over clear requests that the repository can
 answer, whether or not the system would ask first; over_ask is the share of these on which it asks;
@@ -30,12 +30,14 @@ from benchmarks.selection_data import Case, load_cards, load_cases
 from personalq_core.checkin.checkin import CheckIn
 from personalq_core.checkin.decision import Decision
 from personalq_core.checkin.intent import understand
+from personalq_core.checkin.llm import LlmCheckIn
 from personalq_core.checkin.retrieve import card_text
 from personalq_core.checkin.rewrite import rewrite, undo
 from personalq_core.checkin.words import fold, terms
 from personalq_core.library.card import ModelCard
 from personalq_core.models.cross_encoder import load_cross_encoder
 from personalq_core.models.embed import Embedder, load_embedder
+from personalq_core.models.llm import LlmSettings, load_llm
 
 OVER_ASK = 0.10
 METRICS = (
@@ -135,10 +137,15 @@ def run_peer(score: Score, cards: Sequence[ModelCard], cases: Iterable[Case]) ->
 
 
 def run_personalq(
-    cards: Sequence[ModelCard], cases: Sequence[Case], embedder: Embedder | None, validate: bool
+    cards: Sequence[ModelCard],
+    cases: Sequence[Case],
+    embedder: Embedder | None,
+    validate: bool,
+    llm: LlmSettings | None = None,
 ) -> list[Outcome]:
-    """Our outcomes, with the committed weights or cross-validated ones."""
-    engine = CheckIn(embedder, reader=load_cross_encoder())
+    """Our outcomes, with the committed weights or cross-validated ones, and with an LLM or not."""
+    reader = load_cross_encoder()
+    engine = LlmCheckIn(llm, embedder, None, reader) if llm else CheckIn(embedder, None, reader)
     engine.index(cards)
     if not validate:
         return [_decide(engine, cards, case) for case in cases]
@@ -296,13 +303,22 @@ def main() -> None:
     parser.add_argument(
         "--cross-validate", action="store_true", help="learn our weights without the tested family"
     )
+    parser.add_argument(
+        "--llm", action="store_true", help="also run with the LLM that PERSONALQ_LLM_... names"
+    )
     options = parser.parse_args()
+    llm = load_llm() if options.llm else None
+    if options.llm and llm is None:
+        parser.error("--llm needs PERSONALQ_LLM_URL or PERSONALQ_LLM_GGUF")
     cards, cases = load_cards(options.repository), load_cases(options.cases)
     embedder, notice = load_embedder()
     if notice:
         print(notice)
     ours = run_personalq(cards, cases, embedder, options.cross_validate)
     systems = {"personalq": report(ours)}
+    if llm:
+        read = run_personalq(cards, cases, embedder, options.cross_validate, llm)
+        systems["personalq_llm"] = report(read)
     for name, score in (peers(cards, embedder) if embedder else {}).items():
         systems[name] = report(run_peer(score, cards, cases))
     print_table(systems)

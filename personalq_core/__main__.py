@@ -87,17 +87,15 @@ def _scan(options: argparse.Namespace) -> int:
 
 def _check_in(options: argparse.Namespace) -> int:
     # Imported here: embeddings take seconds to load, and `scan` needs none.
-    from .checkin.checkin import CheckIn
+    from .checkin.engine import load_engine
     from .library.family import normalise_family
-    from .models.cross_encoder import load_cross_encoder
-    from .models.embed import load_embedder
 
     base = normalise_family(options.base)
     if options.base and not base:
         raise ValueError(f"{options.base!r} is no base model known here; say SD 1.5, SDXL, Flux...")
     report, store = _read(options)
-    embedder, notice = load_embedder()
-    decision = CheckIn(embedder, store, load_cross_encoder()).decide(
+    engine, missing = load_engine(store)
+    decision = engine.decide(
         options.request,
         report.cards,
         now=datetime.now(timezone.utc),
@@ -105,7 +103,7 @@ def _check_in(options: argparse.Namespace) -> int:
         ask=options.ask,
         answer=options.answer,
     )
-    notices = [*filter(None, (notice,)), *(bad.reason for bad in report.refused)]
+    notices = [*missing, *(bad.reason for bad in report.refused)]
     if options.json:
         answer = decision.to_json()
         _print_json({**answer, "notices": [*answer["notices"], *notices]})

@@ -104,7 +104,8 @@ _NEWEST = re.compile(
     re.I,
 )
 _OLDEST = re.compile(
-    r"\b(?:oldest|earliest|original|first ever|older|earlier|previous|former|m[áa]s antigu[oa]"
+    r"\b(?:oldest|earliest|original|first ever|very first|older|earlier|previous"
+    r"|former|m[áa]s antigu[oa]"
     r"|älteste[nrsm]?|ältere[nrsm]?|frühere[nrsm]?|ursprüngliche[nrsm]?|plus ancien(?:ne)?"
     r"|ancien(?:ne)?|used to (?:be|look)|back when|when (?:it|he|she|they) (?:was|were) still)\b"
     r"|\bfirst(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we)\b)|最早的?|最旧的?|以前的?|最初の|古い",

@@ -342,9 +342,9 @@ def test_scan_command(models, capsys, tmp_path):
 
 
 def test_checkin_command(models, capsys, monkeypatch):
-    from personalq_core.models import embed
+    from personalq_core.checkin import engine
 
-    monkeypatch.setattr(embed, "load_embedder", lambda: (None, None))
+    monkeypatch.setattr(engine, "load_embedder", lambda: (None, None))
     request = "my barnaby bear on the beach"
     assert main(["checkin", request, "--models", str(models), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
