@@ -15,9 +15,8 @@ from comfy_api.latest import io
 
 from ..personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
 from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
+from ..personalq_core.checkin.engine import load_engine
 from ..personalq_core.library.card import ModelCard
-from ..personalq_core.models.cross_encoder import load_cross_encoder
-from ..personalq_core.models.embed import load_embedder
 from .host import folders
 
 CATEGORY = "PersonalQ"
@@ -83,10 +82,8 @@ class Library:
 
         with self._lock:
             if self._engine is None:
-                embedder, notice = load_embedder()
                 self._store = Store(folders.private_folder() / "library.sqlite")
-                self._engine = CheckIn(embedder, self._store, load_cross_encoder())
-                self._engine_notices = (notice,) if notice else ()
+                self._engine, self._engine_notices = load_engine(self._store)
             state = self.state()
             if state != self._state:
                 roots = [Root(kind, path) for kind, path in folders.model_folders()]
