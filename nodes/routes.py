@@ -123,8 +123,8 @@ async def post_note(request: web.Request) -> web.Response:
 async def post_rescan(request: web.Request) -> web.Response:
     """Read again what changed in the model folders; ends when that is done."""
     await _own_json(request)
-    await asyncio.to_thread(shelf.refresh)
-    return web.json_response(_status())
+    changed = await asyncio.to_thread(shelf.refresh)
+    return web.json_response({**_status(), "changed": changed})
 
 
 @routes.get("/personalq/status")

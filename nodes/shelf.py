@@ -44,13 +44,18 @@ class Shelf:
         self._view: _View | None = None
         self._progress: tuple[int, int] | None = None
 
-    def refresh(self) -> None:
-        """Read what changed on disk; what was read before stays served meanwhile."""
+    def refresh(self) -> bool:
+        """Read what changed on disk, and say whether anything did.
+
+        What was read before stays served meanwhile.
+        """
+        before = self._library.last_read
         self._progress = (0, 0)
         try:
-            self._library.read(self._report)
+            now = self._library.read(self._report)
         finally:
             self._progress = None
+        return before is None or before[1] is not now[1]
 
     def _report(self, done: int, total: int) -> None:
         self._progress = (done, total)

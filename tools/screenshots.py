@@ -142,6 +142,7 @@ def load_state(page: Page, request: str, selection: str) -> None:
     graph = check_in_graph(request)
     graph["nodes"][0]["widgets_values"][1] = selection
     load_graph(page, graph)
+    page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [-300, 0]")  # all in sight
     run(page)
     page.locator(".personalq-question, .personalq-prompt, .personalq-error").first.wait_for()
     page.wait_for_timeout(1500)
@@ -168,7 +169,7 @@ def main() -> None:
     with Server(BASE, frontend=NEWEST_FRONTEND if newest else None) as server:
         previews(server, BASE / "models" / "loras")
         with sync_playwright() as playwright:
-            page = launch(playwright, chromium).new_page(viewport={"width": 1600, "height": 1000})
+            page = launch(playwright, chromium).new_page(viewport={"width": 1600, "height": 1400})
             steps: dict[str, Callable[[], None]] = {
                 "thumbnails": lambda: thumbnails(page, server),
                 "states": lambda: [

@@ -20,13 +20,18 @@ export function cardGrid({ label, load, open, drag }) {
   let cards = [];
   let total = 0;
   let columns = 1;
+  let drawnWidth = 0;
   let focused = 0;
   let requests = new AbortController();
   let asked = new Set(); // pages
 
   root.addEventListener("scroll", schedule, { passive: true });
   sheet.addEventListener("keydown", walk);
-  const observer = new ResizeObserver(() => { cells.forEach((cell) => cell.remove()); cells.clear(); draw(); });
+  const observer = new ResizeObserver(() => {
+    // Also heard when the grid is taken out and put back: the same width keeps cells and focus.
+    if (root.clientWidth && root.clientWidth !== drawnWidth) empty();
+    draw();
+  });
   observer.observe(root);
 
   /** Load anew; what is shown stays until the new cards are there. */
@@ -46,8 +51,7 @@ export function cardGrid({ label, load, open, drag }) {
       if (signal.aborted) return false;
       if (isFirst) {
         cards = [];
-        cells.forEach((cell) => cell.remove());
-        cells.clear();
+        empty();
         focused = 0;
       }
       total = found.total;
@@ -61,6 +65,11 @@ export function cardGrid({ label, load, open, drag }) {
     }
   }
 
+  function empty() {
+    cells.forEach((cell) => cell.remove());
+    cells.clear();
+  }
+
   let scheduled = 0;
   function schedule() {
     scheduled ||= requestAnimationFrame(() => { scheduled = 0; draw(); });
@@ -72,6 +81,7 @@ export function cardGrid({ label, load, open, drag }) {
   function draw() {
     const width = root.clientWidth;
     if (!width) return;
+    drawnWidth = width;
     columns = Math.max(1, Math.floor((width + CELL.gap) / (CELL.width + CELL.gap)));
     sheet.style.height = `${Math.ceil(total / columns) * step}px`;
     const from = Math.max(0, firstNumber(root.scrollTop) - ROWS_AHEAD * columns);

@@ -105,9 +105,9 @@ function open(container) {
     const done = new AbortController();
     follow(done.signal);
     try {
-      await rescan();
+      const { changed } = await rescan();
       done.abort();
-      await refresh(seen.scrollTop);
+      if (changed) await refresh(seen.scrollTop);
     } catch (error) {
       done.abort();
       fail(error);
