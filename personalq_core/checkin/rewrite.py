@@ -27,9 +27,13 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
     """The prompt for the chosen cards (subject first), and the edits that `undo` takes back.
 
     Selection words leave; for each card with a trigger, the words that named it become the
-    trigger; a trigger that is there already is left alone. All other bytes stay.
+    trigger; a trigger that is there already is left alone. All other bytes stay. A request with all
+    triggers in it was written for these cards: nothing of it is changed.
     """
     request = intent.request
+    triggers = [card.triggers[0] for card in cards if card.triggers]
+    if triggers and all(_place_of(request, trigger) for trigger in triggers):
+        return request, ()
     replaced: dict[tuple[int, int], str] = {}
     leaving = _droppable(intent)
     for card in cards:
@@ -93,7 +97,7 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
 def _spaced(request: str, span: tuple[int, int], text: str) -> str:
     """Apart from its neighbours, which Chinese and Japanese write without spaces."""
     before, after = request[: span[0]][-1:], request[span[1] :][:1]
-    return " " * before.isalnum() + text + " " * after.isalnum()
+    return " " * bool(re.match(r"\w", before)) + text + " " * bool(re.match(r"\w", after))
 
 
 def _place_of(text: str, trigger: str) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from personalq_core.checkin.intent import understand
@@ -110,3 +110,26 @@ def test_without_trigger_only_selection_words_leave(request_):
     prompt, edits = rewrite(intent, [OTHERS[3]])
     assert all(edit.text == "" for edit in edits)
     assert len(prompt) == len(request_) - sum(len(edit.old) for edit in edits)
+
+
+@settings(deadline=None)
+@given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
+def test_nothing_is_lost_outside_the_replaced_words(request_, cards):
+    prompt, edits = rewrite(understand(request_, NOW), cards)
+    origins = list(range(len(request_)))  # where each character of the prompt comes from
+    for edit in edits:
+        end = edit.start + len(edit.old)
+        assert [request_[i] for i in origins[edit.start : end]] == list(edit.old)
+        origins[edit.start : end] = [None] * len(edit.text)
+    kept = [(place, origin) for place, origin in enumerate(origins) if origin is not None]
+    assert all(prompt[place] == request_[origin] for place, origin in kept)
+    assert [origin for _, origin in kept] == sorted(origin for _, origin in kept)
+
+
+@settings(deadline=None)
+@given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
+def test_what_was_rewritten_stays_as_it_is_but_for_spaces(request_, cards):
+    assume(any(card.triggers for card in cards))
+    prompt, _ = rewrite(understand(request_, NOW), cards)
+    again, _ = rewrite(understand(prompt, NOW), cards)
+    assert again.replace(" ", "") == prompt.replace(" ", "")
