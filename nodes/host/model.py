@@ -20,6 +20,7 @@ from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_b
 from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
 from ...personalq_core.taq.quantize import LayerTypes
+from ...personalq_core.taq.text_cache import cache_text
 from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
@@ -206,6 +207,7 @@ def _quantize(
         if meta.device.type == "meta":
             weight = merged(key).to(source.offload_device, meta.dtype)
             comfy.utils.set_attr_param(model, key, weight)
+    cache_text(model.diffusion_model)
     return model.to(source.offload_device)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...personalq_core.taq.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from ...personalq_core.taq.lora import Branch
+from ...personalq_core.taq.text_cache import forget_text
 
 Backup = namedtuple("Backup", ["weight", "inplace_update"])
 """What the patcher keeps of a weight that it changed."""
@@ -140,6 +141,10 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
 class ComfyLinear(_ComfyLayer, QuantizedLinear):
     """QuantizedLinear that ComfyUI can off-load and patch."""
 
+    def _is_settled(self) -> bool:
+        # ComfyUI may change what its functions do to a weight from step to step.
+        return not self.weight_function and not self.bias_function
+
 
 class ComfyConv2d(_ComfyLayer, QuantizedConv2d):
     """QuantizedConv2d that ComfyUI can off-load and patch."""
@@ -180,6 +185,11 @@ class TaqPatching:
             return super().patch_hook_weight_to_device(*args, **kwargs)
         layer.set_branch("hook", Branch(*factors))
         return None
+
+    def detach(self, unpatch_all: bool = True, **kwargs: Any) -> Any:
+        if unpatch_all:  # else a clone of the model takes over at once
+            forget_text(self.model)
+        return super().detach(unpatch_all, **kwargs)
 
     def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().unpatch_hooks(*args, **kwargs)

@@ -14,6 +14,7 @@ import torch
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
 from ...personalq_core.taq.report import sizes_by_kind
+from ...personalq_core.taq.text_cache import cache_text
 from .model import PREFIX, TaqNotes, notes_of, packed_layers
 from .patching import LAYER_TYPES, patcher_class
 
@@ -106,6 +107,7 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     model = config.get_model(shaped, "", device=torch.device("meta"))
     _cast_unpacked(held, dtype)
     file.restore(model.diffusion_model, held, LAYER_TYPES)
+    cache_text(model.diffusion_model)
     lost = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
     if lost:
         raise TaqError(f"{name} lacks {lost[0]}. Save the model again with Save TAQ Model.")

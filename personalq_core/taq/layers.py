@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from . import compute
 from .formats import Format, Packed
 from .lora import Branch
+from .text_cache import TextCache
 
 TILE_WEIGHTS = 1 << 22
 """Weights unpacked at once: 8 MiB in bfloat16, whatever the size of the layer."""
@@ -33,11 +34,14 @@ class QuantizedLayer(nn.Module):
     activations = "automatic"
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
     integer product, or "automatic": 16-bit, except where only the integer product is fast."""
+    text: TextCache | None = None
+    """Set on layers that read nothing but text: their products are remembered in `texts`."""
 
     def _store(
         self, layer: nn.Module, weight: Tensor | Packed, fmt: Format, importance: Tensor | None
     ):
         self.format = fmt
+        self.texts: dict[int, Tensor] = {}
         self.shape = tuple(layer.weight.shape)
         packed = weight
         if isinstance(packed, Tensor):
@@ -50,6 +54,8 @@ class QuantizedLayer(nn.Module):
         self.branches = nn.ModuleDict()
 
     def __setattr__(self, name: str, value: object) -> None:
+        if name == "weight":
+            self.texts.clear()
         # ComfyUI takes a LoRA away by putting the old weight back: the LoRA's branch goes with it.
         if name == "weight" and "branches" in self.__dict__.get("_modules", {}):
             self.set_branch("lora", None)
@@ -63,6 +69,7 @@ class QuantizedLayer(nn.Module):
 
     def set_branch(self, name: str, branch: Branch | None) -> None:
         """Put a change of the weight beside the codes; None takes the one of that name away."""
+        self.texts.clear()
         if name in self.branches:
             del self.branches[name]
         if branch is not None:
@@ -116,6 +123,9 @@ class QuantizedLayer(nn.Module):
     def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _product(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def _bias_for(self, like: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(like)
 
@@ -138,6 +148,15 @@ class QuantizedLinear(QuantizedLayer):
         self._store(layer, weight, fmt, importance)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.text is None or not self._is_settled():
+            return self._product(x)
+        return self.text.product(self, x, self._product)
+
+    def _is_settled(self) -> bool:
+        """Whether the same input gives the same product in the next step."""
+        return True
+
+    def _product(self, x: Tensor) -> Tensor:
         inputs = x.to(compute.product_dtype(x))
         out = self._integer(x)
         if out is None:
@@ -176,6 +195,9 @@ class QuantizedConv2d(QuantizedLayer):
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         inputs = x.to(compute.product_dtype(x))
         out = self._integer(x)
         if out is None:
@@ -205,5 +227,6 @@ class QuantizedConv2d(QuantizedLayer):
 def set_activations(model: nn.Module, activations: str) -> None:
     """Say how all packed layers of a model take their inputs; see QuantizedLayer.activations."""
     for module in model.modules():
-        if isinstance(module, QuantizedLayer):
+        if isinstance(module, QuantizedLayer) and module.activations != activations:
             module.activations = activations
+            module.texts.clear()

@@ -307,6 +307,31 @@ def test_weight_hooks_come_and_go(host, source, lora):
         assert torch.equal(predict(hooked, loaded=True), alone)
 
 
+def test_text_is_computed_once_for_all_steps(host, source, lora, monkeypatch):
+    small, _ = host.quantized_model(source, "int8")
+    computed = []
+    product = host.LAYER_TYPES[torch.nn.Linear]._product
+
+    def counted(self, x):
+        computed.append(self)
+        return product(self, x)
+
+    monkeypatch.setattr(host.LAYER_TYPES[torch.nn.Linear], "_product", counted)
+    first = predict(small)
+    texts = [layer for layer in computed if layer.text is not None]
+    assert len(texts) == len(set(texts)) == 2 * 4  # four blocks with attention
+    computed.clear()
+    assert torch.equal(predict(small), first)
+    assert computed and not any(layer.text for layer in computed)
+    # A LoRA on the text layers is another model; without it the first one is back.
+    after = small.clone()
+    after.add_patches(lora, 1.0)
+    assert not torch.equal(predict(after), first)
+    assert torch.equal(predict(small), first)
+    small.detach()
+    assert not any(layer.texts for _, layer in host.packed_layers(small.model))
+
+
 @pytest.fixture
 def nodes(host):
     return importlib.import_module("personalq_pack.nodes.taq")
