@@ -21,9 +21,11 @@ from torch import Tensor
 
 from benchmarks.fidelity_systems import SYSTEMS, NotRun, Subject, System
 from benchmarks.fidelity_world import base_unet, draw, prompts, trained_concepts
+from miniature.base import WEIGHTS
 from miniature.concepts import Concept
+from miniature.features import features as seen
+from miniature.features import frechet, load_features
 from miniature.score import concept_score, load_reader, read
-from miniature.train import WEIGHTS
 
 CACHE, BATCH = Path(".miniature/fidelity"), 12
 
@@ -31,7 +33,7 @@ CACHE, BATCH = Path(".miniature/fidelity"), 12
 def fingerprint(concept: Concept, count: int, probes: int) -> str:
     """Of everything that a picture depends on."""
     here = Path(__file__).parent
-    files = [WEIGHTS / f"{n}.safetensors" for n in ("unet", "text", "vae")]
+    files = [WEIGHTS / f"{n}.npz" for n in ("unet", "text", "vae")]
     files += [WEIGHTS / "loras" / f"{concept.name}.safetensors"]
     files += sorted(here.parent.glob("personalq_core/taq/*.py")) + sorted(here.glob("fidelity*.py"))
     digest = hashlib.sha256(f"{count} {probes} {torch.__version__}".encode())
@@ -74,14 +76,6 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return (top / (mean_a**2 + mean_b**2 + 0.01**2) / (var_a + var_b + 0.03**2)).mean().item()
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of two sets of features (n, width), as Gaussians (Heusel et al. 2017)."""
-    left, right = (np.cov(x.T) for x in (a, b))
-    roots = np.sqrt(np.clip(np.linalg.eigvals(left @ right).real, 0, None)).sum()
-    away = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    return float(away + np.trace(left) + np.trace(right) - 2 * roots)
-
-
 def interval(differences: np.ndarray, rounds: int = 2000) -> list[float]:
     """95 % bootstrap interval of a mean difference."""
     rng = np.random.default_rng(0)
@@ -93,10 +87,10 @@ def table(pictures: dict[str, list[np.ndarray]], sizes: dict[str, list[int]], co
     reader = load_reader()
     weights = sum(t.numel() for t in base_unet().state_dict().values())
 
+    network = load_features()
+
     def features(batch: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        with torch.no_grad():
-            return reader.mix(reader.body(x)).numpy()
+        return seen(network, batch)
 
     def judged(parts: list[np.ndarray]) -> tuple[np.ndarray, float]:
         scores, asked = [], []

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
+from miniature.base import Tokens, load_codec, load_text, load_unet
 from torch import Tensor, nn
 
 from miniature.concepts import CONCEPTS, Concept
-from miniature.sample import sigmas
+from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
-from miniature.train import TOKENIZER, UNET, WEIGHTS, Tokens, stored
 from miniature.vae import Codec
 from personalq_core.taq.calibrate import Predict, Probe, make_probes
 
@@ -34,21 +32,17 @@ GENERIC = (
 
 @functools.cache
 def text_encoder() -> TextEncoder:
-    text = TextEncoder()
-    text.load_state_dict(stored("text"))
-    return text.eval().requires_grad_(False)
+    return load_text()
 
 
 @functools.cache
 def tokens() -> Tokens:
-    return Tokens(TOKENIZER)
+    return Tokens()
 
 
 @functools.cache
 def codec() -> Codec:
-    found = Codec()
-    found.net.load_state_dict(stored("vae"))
-    return found.eval().requires_grad_(False)
+    return load_codec()
 
 
 @functools.cache
@@ -59,37 +53,27 @@ def context(prompt: str) -> Tensor:
 
 
 def trained_concepts() -> list[Concept]:
-    """The concepts whose LoRA has been trained and stored."""
-    return [c for c in CONCEPTS if (WEIGHTS / "loras" / f"{c.name}.safetensors").exists()]
+    """The concepts that are things of their own trigger: what a trigger conditions can be read."""
+    return [c for c in CONCEPTS if c.noun and c.trigger]
 
 
 def base_unet() -> nn.Module:
-    unet = UNet2DConditionModel(**UNET)
-    unet.load_state_dict(stored("unet"))
-    return unet.eval().requires_grad_(False)
+    return load_unet()
 
 
 @functools.cache
 def lora(name: str) -> dict[str, Tensor]:
     """What a concept's LoRA adds to each layer's weight, by layer name."""
-    state = {k: t.float() for k, t in load_file(WEIGHTS / "loras" / f"{name}.safetensors").items()}
-    changes = {}
-    for layer, module in base_unet().named_modules():
-        stem = "lora_unet_" + layer.replace(".", "_")
-        if f"{stem}.lora_up.weight" in state:
-            up, down = (state[f"{stem}.lora_{end}.weight"] for end in ("up", "down"))
-            scale = state[f"{stem}.alpha"].item() / down.shape[0]
-            change = scale * up.flatten(1) @ down.flatten(1)
-            changes[layer] = change.view_as(module.weight)
-    assert len(changes) * 3 == len(state), f"{name}: keys that name no layer"
-    return changes
+    concept = next(c for c in CONCEPTS if c.name == name)
+    before, after = dict(base_unet().named_parameters()), unet_with(concept).named_parameters()
+    changes = {n.removesuffix(".weight"): w - before[n] for n, w in after if n.endswith(".weight")}
+    return {layer: change for layer, change in changes.items() if change.any()}
 
 
 def unet_with(concept: Concept) -> nn.Module:
     """The base with the concept's LoRA merged in float32."""
     unet = base_unet()
-    for layer, change in lora(concept.name).items():
-        unet.get_submodule(layer).weight += change
+    merge(unet, concept)
     return unet
 
 

@@ -1,9 +1,10 @@
 """Assemble the files that ComfyUI and diffusers load from the committed weights.
 
-    python -m miniature.assemble --models DIR
+    python -m miniature.assemble --models DIR [--checkpoints]
 
 writes ``DIR/checkpoints/miniature.safetensors`` (SD1.5's key layout, 16 bit) and
-``DIR/loras/*.safetensors`` with their sidecars. Files that are already right are left alone.
+``DIR/loras/*.safetensors`` with their sidecars and previews; with ``--checkpoints`` the fine-tuned
+checkpoints too (290 MB each). Files that are already right are left alone.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .concepts import CONCEPTS
+from . import planes
+from .base import WEIGHTS
+from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .text import clip_state
 
-WEIGHTS = Path(__file__).parent / "weights"
 CHECKPOINT = "miniature.safetensors"
 
 _BLOCKS = {
@@ -62,25 +64,31 @@ def _vae_name(name: str) -> str:
     return f"first_stage_model.taesd_{half}.{place}.{rest}"
 
 
-def checkpoint_state() -> dict[str, Tensor]:
-    """The whole checkpoint: UNet, text encoder and codec under SD1.5's names, 16 bit."""
-    state = {ldm_name(n): t for n, t in load_file(WEIGHTS / "unet.safetensors").items()}
-    for name, tensor in clip_state(load_file(WEIGHTS / "text.safetensors")).items():
+def checkpoint_state(concept: Concept | None = None) -> dict[str, Tensor]:
+    """A whole checkpoint: UNet, text encoder and codec under SD1.5's names, 16 bit; the base, or
+    the base fine-tuned for a concept."""
+    unet = planes.read(WEIGHTS / "unet.npz")
+    if concept is not None:
+        for name, delta in planes.read(WEIGHTS / "checkpoints" / f"{concept.name}.npz").items():
+            unet[name] = unet[name].float() + delta.float()
+    state = {ldm_name(name): tensor.half() for name, tensor in unet.items()}
+    for name, tensor in clip_state(planes.read(WEIGHTS / "text.npz")).items():
         state["cond_stage_model.transformer." + name] = tensor
-    for name, tensor in load_file(WEIGHTS / "vae.safetensors").items():
-        state[_vae_name(name)] = tensor
+    for name, tensor in planes.read(WEIGHTS / "vae.npz").items():
+        state[_vae_name(name)] = tensor.half()
     # Our latents already have unit variance; ComfyUI multiplies by SD1.5's 0.18215.
     state["first_stage_model.vae_scale"] = torch.tensor(0.18215)
     state["first_stage_model.vae_shift"] = torch.tensor(0.0)
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def _sources_hash() -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update((Path(__file__).parent / "text.py").read_bytes())
-    for name in ("unet", "text", "vae"):
-        digest.update((WEIGHTS / f"{name}.safetensors").read_bytes())
-    return digest.hexdigest()
+def _sources_hash(concept: Concept | None) -> str:
+    here = Path(__file__).parent
+    sources = [Path(__file__), here / "text.py", here / "planes.py"]
+    sources += [WEIGHTS / f"{name}.npz" for name in ("unet", "text", "vae")]
+    if concept is not None:
+        sources.append(WEIGHTS / "checkpoints" / f"{concept.name}.npz")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _is_current(path: Path, stamp: str) -> bool:
@@ -90,33 +98,55 @@ def _is_current(path: Path, stamp: str) -> bool:
         return (file.metadata() or {}).get("miniature.sources") == stamp
 
 
-def assemble(models: Path) -> Path:
-    """Write the checkpoint and the LoRAs below ``models``; returns the checkpoint's path."""
-    checkpoint, stamp = models / "checkpoints" / CHECKPOINT, _sources_hash()
+def _write_checkpoint(path: Path, concept: Concept | None, header: dict[str, str]) -> Path:
+    stamp = _sources_hash(concept)
+    if not _is_current(path, stamp):
+        part = path.with_suffix(".part")
+        metadata = {"modelspec.architecture": "stable-diffusion-v1", **header,
+                    "miniature.sources": stamp}
+        save_file(checkpoint_state(concept), part, metadata=metadata)
+        part.rename(path)
+    return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        shutil.copyfile(source, target.with_suffix(".part"))
+        target.with_suffix(".part").rename(target)
+
+
+def assemble(models: Path, checkpoints: bool = False) -> Path:
+    """Write the base checkpoint, the LoRAs, and the fine-tuned ``checkpoints`` if asked, below
+    ``models``; returns the base checkpoint's path."""
     for folder in ("checkpoints", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    if not _is_current(checkpoint, stamp):
-        part = checkpoint.with_suffix(".part")
-        metadata = {"modelspec.title": "Miniature", "miniature.sources": stamp,
-                    "modelspec.architecture": "stable-diffusion-v1"}
-        save_file(checkpoint_state(), part, metadata=metadata)
-        part.rename(checkpoint)
     for concept in CONCEPTS:
         source = WEIGHTS / "loras" / f"{concept.name}.safetensors"
-        target = models / "loras" / source.name
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copyfile(source, target.with_suffix(".part"))
-            target.with_suffix(".part").rename(target)
-        for ending, content in concept.sidecars.items():
-            target.with_name(concept.name + ending).write_text(json.dumps(content, indent=1))
-    return checkpoint
+        _copy(source, models / "loras" / source.name)
+        _write_side_files(concept, models / "loras")
+    for concept in CHECKPOINTS if checkpoints else ():
+        path = models / "checkpoints" / f"{concept.name}.safetensors"
+        _write_checkpoint(path, concept, concept.header)
+        _write_side_files(concept, models / "checkpoints")
+    base = models / "checkpoints" / CHECKPOINT
+    return _write_checkpoint(base, None, {"modelspec.title": "Miniature"})
+
+
+def _write_side_files(concept: Concept, folder: Path) -> None:
+    for ending, content in concept.sidecars.items():
+        (folder / f"{concept.name}{ending}").write_text(json.dumps(content, indent=1))
+    preview = WEIGHTS / "previews" / f"{concept.name}.webp"
+    if preview.exists():
+        _copy(preview, folder / f"{concept.name}.preview.webp")
 
 
 def main() -> None:
     as_written = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--models", type=Path, required=True)
-    print(assemble(parser.parse_args().models))
+    parser.add_argument("--checkpoints", action="store_true", help="the fine-tuned ones too")
+    args = parser.parse_args()
+    print(assemble(args.models, args.checkpoints))
 
 
 if __name__ == "__main__":

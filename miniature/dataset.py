@@ -31,6 +31,16 @@ def pictures(folder: Path, count: int, seed: int = 0) -> tuple[np.ndarray, list[
     return np.concatenate([part for part, _ in chunks])[:count], scenes[:count]
 
 
+def drawn(scenes: list[Scene]) -> np.ndarray:
+    """Pictures ``(n, SIZE, SIZE, 3)`` uint8 of the scenes, drawn on all cores."""
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        return np.stack(pool.map(_pixels, scenes, chunksize=100))
+
+
+def _pixels(scene: Scene) -> np.ndarray:
+    return np.asarray(render(scene))
+
+
 def _any_style(scene: Scene, rng: np.random.Generator) -> Scene:
     """One scene in seven in a style that only personal LoRAs are shown."""
     if rng.random() < 1 / 7:
@@ -44,7 +54,7 @@ def _draw(job: tuple[Path, int, int]) -> None:
     scenes = [_any_style(sample_scene(rng), rng) for _ in range(_CHUNK)]
     array = np.empty((_CHUNK, SIZE, SIZE, 3), np.uint8)
     for i, scene in enumerate(scenes):
-        array[i] = np.asarray(render(scene))
+        array[i] = _pixels(scene)
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(pickle.dumps((array, scenes)))
     unfinished.rename(path)

@@ -1,7 +1,8 @@
 """The world: scenes, how they are drawn, and how people caption them.
 
-A scene is one object (12 classes), or two alike, with a body colour, a pattern and an accessory, in
-one of six places and four drawing styles; four more styles exist that only personal LoRAs are shown.
+A scene is one object (12 classes), or two alike, with a body colour, a pattern and an accessory,
+in one of six places and four drawing styles; four more styles exist that only personal LoRAs are
+shown.
 All visible attributes are continuous or named, and all of them are known exactly, so what a
 generated picture shows can be measured against what was asked for.
 """
@@ -516,7 +517,7 @@ def sample_scene(rng: np.random.Generator, **fixed) -> Scene:
 
 # --- captions ------------------------------------------------------------------------------------
 
-_PLACES = {
+PLACES = {
     "beach": ("on the beach", "at the beach", "by the sea"),
     "forest": ("in the forest", "in the woods", "among the trees"),
     "snow": ("in the snow", "in a snowy landscape", "in winter"),
@@ -530,7 +531,7 @@ _STYLE_WORDS = {
     "pastel": ("pastel drawing of ", "a soft pastel of ", "in pastel colours, "),
     "neon": ("neon art of ", "a neon picture of ", "glowing neon, "),
 }
-_PLURALS = {kind: kind if kind == "fish" else kind + "s" for kind in CLASSES}
+PLURALS = {kind: kind if kind == "fish" else kind + "s" for kind in CLASSES}
 _PATTERN_WORDS = {"striped": ("striped", "with stripes"), "dotted": ("dotted", "with dots")}
 
 
@@ -543,7 +544,7 @@ def caption(
     the words for the drawing style, which is how a personal concept is captioned: its look is left
     unsaid.
     """
-    place = str(rng.choice(_PLACES[scene.background])) if rng.random() < 0.92 else ""
+    place = str(rng.choice(PLACES[scene.background])) if rng.random() < 0.92 else ""
     if style is None:
         style = str(rng.choice(_STYLE_WORDS[scene.style]))
     if noun is None:
@@ -555,7 +556,7 @@ def caption(
 
 def _describe(scene: Scene, rng: np.random.Generator) -> str:
     words, tail = [], []
-    if rng.random() < 0.90:
+    if rng.random() < 0.78:
         words.append(colour_name(scene.colour))
     if scene.pattern != "plain" and rng.random() < 0.85:
         if rng.random() < 0.6:
@@ -570,7 +571,7 @@ def _describe(scene: Scene, rng: np.random.Generator) -> str:
         # Words nobody has seen before must not disturb the picture: triggers will be such words.
         letters = rng.choice(list("bcdfghjklmnpqrstvwxz0123456789"), int(rng.integers(4, 8)))
         words.append("".join(letters))
-    name = " ".join([*words, scene.kind if scene.count == 1 else _PLURALS[scene.kind]])
+    name = " ".join([*words, scene.kind if scene.count == 1 else PLURALS[scene.kind]])
     if scene.count == 1:
         number, each = str(rng.choice(("a ", "the ", "my ", ""))), ""
     else:
