@@ -165,9 +165,17 @@ class CheckInSelector(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, request: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, request: str | None = None, when_unsure: str = "ask", ask: str = "normally"
+    ) -> bool | str:
+        """Choices too: ComfyUI leaves them to a node that validates anything itself."""
         if request is not None and not request.strip():
             return "The request is empty. Say what the picture shall show."
+        for name, value, options in (
+            ("when_unsure", when_unsure, WHEN_UNSURE), ("ask", ask, list(ASK_ABOVE)),
+        ):  # fmt: skip
+            if value not in options:
+                return f"{name} cannot be {value!r}. Choose one of: {', '.join(options)}."
         return True
 
     @classmethod
