@@ -36,6 +36,9 @@ def open_workflow(page: Page, server: Server, name: str = "personal_concept") ->
 def load_graph(page: Page, graph: dict[str, Any]) -> None:
     """Put a graph in the page's UI format on the canvas."""
     page.evaluate("graph => app.loadGraphData(graph)", graph)
+    # Small enough for the tallest question to be in view: what is not cannot be clicked.
+    page.evaluate("Object.assign(app.canvas.ds, {scale: 0.75, offset: [-300, 0]})")
+    page.evaluate("app.canvas.setDirty(true, true)")
     page.wait_for_timeout(SETTLED_MS)
 
 

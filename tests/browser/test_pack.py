@@ -1,0 +1,216 @@
+"""What the pack must not do to the page, and what it must do for everybody."""
+
+import json
+import re
+import urllib.request
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.test_graph import ask
+from tools.comfy import ROOT, Server
+from tools.page import (
+    WORKFLOWS,
+    answered,
+    check_in_graph,
+    load_graph,
+    open_library,
+    open_page,
+    open_workflow,
+    run,
+    set_setting,
+)
+
+LANGUAGES = ("de", "es", "fr", "ja", "zh")
+COUNT_LISTENERS = """
+window.listeners = [];
+for (const target of [document, window]) {
+  const add = target.addEventListener.bind(target);
+  const remove = target.removeEventListener.bind(target);
+  target.addEventListener = (type, hear, options) => {
+    if (new Error().stack.includes('extensions/personalq')) {
+      listeners.push([type, hear]);
+      options?.signal?.addEventListener('abort', () => drop(type, hear));
+    }
+    return add(type, hear, options);
+  };
+  target.removeEventListener = (type, hear, options) => {
+    drop(type, hear);
+    return remove(type, hear, options);
+  };
+  const drop = (type, hear) => {
+    listeners = listeners.filter(([t, h]) => t !== type || h !== hear);
+  };
+}
+"""
+
+
+def test_at_most_150_kb_of_javascript():
+    assert sum(path.stat().st_size for path in (ROOT / "web").rglob("*.js")) <= 150_000
+
+
+def test_hostile_text_is_only_text(page: Page):
+    load_graph(page, check_in_graph("zzdragon dragon"))
+    run(page)
+    answered(page, "<img src=")
+    open_library(page)
+    page.get_by_role("searchbox").fill("zzdragon")
+    tile = page.locator(".personalq-tile", has_text="<img src=")
+    tile.click()
+    expect(page.locator(".personalq-fact-list")).to_contain_text("<script>window.hurt = 1</script>")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.hurt") is None
+    assert page.locator("[class^=personalq] img[src*=elsewhere]").count() == 0
+    panel = page.locator(".personalq-panel").first.bounding_box()
+    assert panel and panel["height"] < 800
+
+
+def test_hostile_workflow_is_only_text(litegraph: Page):
+    evil = '<img src=x onerror="window.hurt = 1">'
+    candidate = {
+        "selection": f"lora:{evil}#0", "kind": "javascript:alert(1)", "name": "x" * 10_000,
+        "title": evil * 500, "trigger": evil, "evidence": [evil] * 5000,
+    }  # fmt: skip
+    for kept in (
+        {"status": "ask", "question": evil, "candidates": [candidate] * 1000, "notices": evil},
+        {"status": "chosen", "choice": candidate, "prompt": evil, "strength": evil, "styles": {}},
+        {"status": "none", "candidates": None, "reason": {"toString": 1}},
+        {"status": "__proto__"},
+        "text",
+    ):
+        load_graph(litegraph, check_in_graph("x", personalq=kept, personalq_taq=kept))
+    assert litegraph.evaluate("window.hurt") is None
+    run(litegraph)  # the page still works
+    litegraph.locator(".personalq-question, .personalq-prompt").first.wait_for(timeout=60_000)
+
+
+def test_no_serious_accessibility_violation(page: Page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def serious(selector: str) -> list:
+        found = axe.run(page, context=selector).response["violations"]
+        return [(v["id"], [n["html"][:200] for n in v["nodes"]])
+                for v in found if v["impact"] in ("serious", "critical")]  # fmt: skip
+
+    ask(page)
+    for theme in ("dark", "light"):
+        set_setting(page, "Comfy.ColorPalette", theme)
+        assert serious(".personalq-panel") == []
+    page.locator(".personalq-card").first.click()
+    answered(page, "barnaby v1")
+    assert serious(".personalq-panel") == []
+    open_library(page)
+    page.locator(".personalq-tile").first.wait_for()
+    assert serious(".personalq-library") == []
+    page.locator(".personalq-tile").first.click()
+    page.locator(".personalq-fact-list").wait_for()
+    assert serious(".personalq-library") == []
+
+
+def test_leaves_no_globals_and_no_listeners(browser: Browser, page_server: Server):
+    def globals_of(with_pack: bool) -> set[str]:
+        page = browser.new_page()
+        page.add_init_script(COUNT_LISTENERS)
+        if not with_pack:
+            page.route("**/extensions/personalq/**", lambda route: route.abort())
+            page.goto(page_server.url)
+            page.wait_for_function("window.app?.graph")
+            page.wait_for_timeout(3000)
+        else:
+            open_page(page, page_server)
+            ask(page)
+            open_library(page)
+            tile = page.locator(".personalq-tile").first
+            tile.drag_to(page.locator("#graph-canvas"), target_position={"x": 1200, "y": 500})
+            open_library(page)
+            page.evaluate("app.graph.clear()")
+            assert page.evaluate("listeners.map(([type]) => type)") == []
+        names = set(page.evaluate("Object.keys(window)"))
+        page.close()
+        return names
+
+    assert globals_of(with_pack=True) - globals_of(with_pack=False) == set()
+
+
+def test_the_pack_asks_no_other_host(browser: Browser, page_server: Server):
+    def hosts(with_pack: bool) -> set[str]:
+        page = browser.new_page()
+        if not with_pack:
+            page.route("**/extensions/personalq/**", lambda route: route.abort())
+        seen: set[str] = set()
+        page.on("request", lambda request: seen.add(request.url.split("/")[2]))
+        open_workflow(page, page_server)
+        if with_pack:
+            ask(page)
+            open_library(page)
+        page.wait_for_timeout(2000)
+        page.close()
+        return seen
+
+    assert hosts(with_pack=True) <= hosts(with_pack=False)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow_opens_cleanly(litegraph: Page, page_server: Server, name: str):
+    open_workflow(litegraph, page_server, name)
+    types = litegraph.evaluate("app.graph.nodes.map(n => [n.type, !!n.has_errors])")
+    assert all(not failed for _, failed in types), types
+    unknown = "app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).length"
+    assert litegraph.evaluate(unknown) == 0
+    assert (ROOT / "workflows" / f"{name}.jpg").is_file()
+    prompt = litegraph.evaluate("app.graphToPrompt().then(({output}) => output)")
+    linked = [v for n in prompt.values() for v in n["inputs"].values() if isinstance(v, list)]
+    assert linked and all(source in prompt for source, _ in linked)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_of_the_page_is_translated(language: str):
+    said = set()
+    for path in (ROOT / "web").glob("*.js"):
+        said |= set(re.findall(r'\bt\("([^"]+)"', path.read_text()))
+    words = json.loads((ROOT / "locales" / language / "main.json").read_text())["personalq"]
+    assert set(words) == said
+    for english, other in words.items():
+        assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", other)), english
+
+
+@pytest.mark.parametrize("language", ("en", *LANGUAGES))
+def test_every_node_is_translated(page_server: Server, language: str):
+    nodes = {name: info for name, info in page_server.get("/object_info").items()
+             if name.startswith("PersonalQ")}  # fmt: skip
+    texts = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())
+    assert set(texts) == set(nodes)
+    for name, info in nodes.items():
+        inputs = {n for group in info["input"].values() for n in group}
+        assert set(texts[name]["inputs"]) == inputs, name
+        assert len(texts[name]["outputs"]) == len(info["output"]), name
+        assert all("tooltip" in text for text in texts[name]["inputs"].values()), name
+        assert all("tooltip" in text for text in texts[name]["outputs"].values()), name
+        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+
+
+def test_the_panel_speaks_the_pages_language(litegraph: Page):
+    set_setting(litegraph, "personalq.language", "de")
+    litegraph.reload()
+    litegraph.wait_for_function("window.app?.graph?.nodes")
+    litegraph.wait_for_timeout(1500)
+    ask(litegraph)
+    expect(litegraph.get_by_role("button", name="Keines davon")).to_be_visible()
+    set_setting(litegraph, "personalq.language", "")
+
+
+def test_settings_show_folders_and_set_no_secret(litegraph: Page):
+    ids = litegraph.evaluate(
+        "Object.keys(app.ui.settings.settingsLookup ?? {}).filter(id => id.startsWith('personalq'))"
+    )
+    assert set(ids) <= {"personalq.language", "personalq.ask", "personalq.status"}
+    litegraph.keyboard.press("Control+,")
+    litegraph.get_by_text("PersonalQ", exact=True).last.click()
+    expect(litegraph.locator(".personalq-settings")).to_contain_text("loras")
+
+
+def test_help_pages_are_served(page_server: Server):
+    for path in (ROOT / "web" / "docs").glob("*.md"):
+        address = f"{page_server.url}/extensions/personalq/docs/{path.name}"
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read().startswith(b"# ")
