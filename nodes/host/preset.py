@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ...personalq_core.taq import TaqError, TaqPlan
 from ...personalq_core.taq.bits import fit_plan, sensitivity
-from ...personalq_core.taq.calibrate import importance
+from ...personalq_core.taq.calibrate import Probe, importance
 from ...personalq_core.taq.compare import round_to_nearest
 from ...personalq_core.taq.layers import set_activations
 from . import folders
@@ -44,29 +45,28 @@ class Wish:
 
 def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     """A quantized MODEL as wished, and its plan. Raises TaqError."""
-    fmt = PRESETS[wish.name]
-    found: list = []
+    fmt, calibrated = PRESETS[wish.name], wish.clip is not None
 
-    def heard() -> list:
-        """The probes, made once, and only where no finished model is cached."""
-        if not found:
-            given = (wish.clip, wish.trigger, wish.class_word, wish.latent)
-            found.extend(probes(source, *given, folders.progress()))
-        return found
+    # Both are made once, and only where no finished model is cached.
+    @functools.cache
+    def heard() -> list[Probe]:
+        given = (wish.clip, wish.trigger, wish.class_word, wish.latent)
+        return probes(source, *given, folders.progress())
 
+    @functools.cache
     def moments() -> dict[str, Tensor]:
         return importance(source.model.diffusion_model, heard(), progress=folders.progress())
 
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
         try:
-            felt = sensitivity(model, heard(), progress=folders.progress())
+            known = moments() if calibrated else None
+            felt = sensitivity(model, heard(), known, progress=folders.progress())
             return fit_plan(model, felt, target_bytes=target)
         except ValueError as error:
             raise TaqError(str(error)) from error
 
     mixed = wish.target_mb > 0 or wish.name == "mixed 6-bit"
-    calibrated = wish.clip is not None
     learnt = (wish.trigger, wish.class_word, source.patches_uuid) if calibrated or mixed else ()
     patcher, plan = quantized_model(
         source,
