@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from miniature.base import Tokens, load_codec, load_text, load_unet
 from torch import Tensor, nn
 
+from miniature.base import Tokens, load_codec, load_text, load_unet
 from miniature.concepts import CONCEPTS, Concept
 from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
