@@ -18,6 +18,7 @@ from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_s
 from ..personalq_core.checkin.engine import load_engine
 from ..personalq_core.library.card import ModelCard
 from .host import folders
+from .search import found_as
 
 CATEGORY = "PersonalQ"
 DECISION = io.Custom("PERSONALQ_DECISION")
@@ -107,6 +108,7 @@ class CheckInSelector(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQCheckInSelector",
             display_name="Check-in Selector",
+            **found_as("choose LoRA", "find LoRA", "trigger words", "my concept"),
             category=CATEGORY,
             description="Chooses the LoRA or checkpoint that a plain request means, and puts its "
             "trigger into the prompt. Asks where several fit.",
@@ -265,6 +267,7 @@ class LoadSelected(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQLoadSelected",
             display_name="Load Selected",
+            **found_as("LoRA loader", "apply LoRA", "load chosen"),
             category=CATEGORY,
             description="Applies the LoRAs that Check-in chose. Without a choice the inputs pass.",
             inputs=[
@@ -288,6 +291,7 @@ class LoadSelected(io.ComfyNode):
         cls, model: object, clip: object, decision: Decision, strength: float
     ) -> io.NodeOutput:
         family = folders.base_family(model)
+        applied = []
         for candidate in decision.chosen:
             card = candidate.card
             if card.kind != "lora":
@@ -305,7 +309,9 @@ class LoadSelected(io.ComfyNode):
             weight = strength * (1.0 if card.strength is None else card.strength)
             if weight:
                 model, clip = folders.apply_lora(model, clip, path, weight)
-        return io.NodeOutput(model, clip)
+                applied.append(f"{card.title}: strength {weight:g}")
+        told = applied or ["No LoRA: model and CLIP pass as they are."]
+        return io.NodeOutput(model, clip, ui={"text": told})
 
 
 NODES = [CheckInSelector, LoadSelected]

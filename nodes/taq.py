@@ -14,6 +14,7 @@ from ..personalq_core.taq.report import describe
 from .host import sampling, taq_file
 from .host.model import notes_of
 from .host.preset import FORMER, PRESETS, Wish, plainly_rounded, quantized_by
+from .search import found_as
 
 CATEGORY = "PersonalQ"
 COMPUTE = {
@@ -41,6 +42,7 @@ class PersonalQTAQQuantize(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQTAQQuantize",
             display_name="TAQ Quantize",
+            **found_as("quantize model", "int8", "int4", "less VRAM", "compress"),
             category=CATEGORY,
             description="Stores a model's weights in 8 to 4 bits, convolutions included. "
             "LoRAs work before and after it.",
@@ -111,8 +113,7 @@ class PersonalQTAQQuantize(io.ComfyNode):
         wish = Wish(format, trigger, class_word, target_mb, lora, clip, latent_image)
         quantized, _ = quantized_by(model, wish)
         data, text = _report(quantized)
-        shown = {key: value for key, value in data.items() if key != "plan"}
-        return io.NodeOutput(quantized, text, json.dumps(data), ui={"personalq_taq": [shown]})
+        return io.NodeOutput(quantized, text, json.dumps(data), ui=_shown(data))
 
 
 class PersonalQSaveTAQModel(io.ComfyNode):
@@ -123,6 +124,7 @@ class PersonalQSaveTAQModel(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQSaveTAQModel",
             display_name="Save TAQ Model",
+            **found_as("save quantized", "export quantized"),
             category=CATEGORY,
             description="Saves a model quantized by TAQ, its LoRAs included, as one file.",
             inputs=[
@@ -151,6 +153,7 @@ class PersonalQLoadTAQModel(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQLoadTAQModel",
             display_name="Load TAQ Model",
+            **found_as("load quantized", "quantized checkpoint"),
             category=CATEGORY,
             description="Loads a model saved by Save TAQ Model, in the time of reading the file.",
             inputs=[io.Combo.Input("file_name", options=taq_file.saved_names())],
@@ -170,7 +173,8 @@ class PersonalQLoadTAQModel(io.ComfyNode):
     @classmethod
     def execute(cls, file_name: str) -> io.NodeOutput:
         model, notes = taq_file.load_model(taq_file.saved_path(file_name))
-        return io.NodeOutput(model, notes.trigger, _report(model)[1])
+        data, text = _report(model)
+        return io.NodeOutput(model, notes.trigger, text, ui=_shown(data))
 
 
 class PersonalQTAQCompare(io.ComfyNode):
@@ -181,6 +185,7 @@ class PersonalQTAQCompare(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQTAQCompare",
             display_name="TAQ Compare",
+            **found_as("compare quantization", "PSNR", "side by side"),
             category=CATEGORY,
             description="Draws one seed three times: full precision, plain rounding, TAQ. "
             "Bytes, and nearness to full precision, stand under each.",
@@ -273,6 +278,11 @@ def _caption(row: dict[str, Any]) -> list[str]:
     if "psnr_db" in row:
         lines.append(f"PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f}")
     return lines
+
+
+def _shown(data: dict[str, Any]) -> dict[str, Any]:
+    """For the node's panel: the report without its layer by layer plan."""
+    return {"personalq_taq": [{key: value for key, value in data.items() if key != "plan"}]}
 
 
 def _report(quantized: Any) -> tuple[dict[str, Any], str]:

@@ -36,10 +36,31 @@ def open_workflow(page: Page, server: Server, name: str = "personal_concept") ->
 def load_graph(page: Page, graph: dict[str, Any]) -> None:
     """Put a graph in the page's UI format on the canvas."""
     page.evaluate("graph => app.loadGraphData(graph)", graph)
-    # Small enough for the tallest question to be in view: what is not cannot be clicked.
-    page.evaluate("Object.assign(app.canvas.ds, {scale: 0.75, offset: [-300, 0]})")
-    page.evaluate("app.canvas.setDirty(true, true)")
+    bring_into_view(page)
+
+
+def bring_into_view(page: Page, scale: float = 0.75) -> None:
+    """Put the first node of the graph that is open at the canvas' upper left.
+
+    Small enough for the tallest question to be in view: what is not cannot be clicked.
+    """
+    page.evaluate(
+        "scale => { const [x, y] = app.canvas.graph.nodes[0]?.pos ?? [0, 0];"
+        " Object.assign(app.canvas.ds, {scale, offset: [160 / scale - x, 160 / scale - y]});"
+        " app.canvas.setDirty(true, true); }",
+        scale,
+    )
     page.wait_for_timeout(SETTLED_MS)
+
+
+def open_subgraph(page: Page) -> None:
+    """Look into the graph's only subgraph."""
+    page.evaluate(
+        "(() => { const outer = app.graph.nodes.find(n => n.isSubgraphNode?.());"
+        " app.canvas.openSubgraph(outer.subgraph, outer); })()"
+    )
+    page.wait_for_timeout(SETTLED_MS)
+    bring_into_view(page)
 
 
 def set_nodes_2(page: Page, on: bool) -> None:

@@ -37,14 +37,13 @@ from tools.page import (
     set_setting,
     write_request,
 )
+from tools.workflow import on_miniature
 
 DOCS = ROOT / "docs"
 HELP = ROOT / "web" / "docs"
 """What ComfyUI shows beside a node; only what lies here reaches its users."""
 THUMBNAIL_SIZE = 512
 THEMES = ("dark", "light")
-MINIATURE = {"ckpt_name": "miniature.safetensors", "width": 64, "height": 64, "steps": 20}
-"""What stands in for a workflow's own models and sizes where they are not here."""
 
 
 def previews(server: Server, loras: Path) -> None:
@@ -79,16 +78,10 @@ def thumbnails(page: Page, server: Server) -> None:
     """Each workflow opened as a template and run, as Browse Templates shows it."""
     for name in WORKFLOWS:
         open_workflow(page, server, name)
-        graph = page.evaluate("app.graphToPrompt().then(({output}) => output)")
+        graph = on_miniature(page.evaluate("app.graphToPrompt().then(({output}) => output)"))
         for entry in graph.values():
-            inputs = entry["inputs"]
-            if "ckpt_name" in inputs and "width" not in inputs:
-                inputs["ckpt_name"] = MINIATURE["ckpt_name"]
-            for size in ("width", "height"):
-                if entry["class_type"] == "EmptyLatentImage":
-                    inputs[size] = MINIATURE[size]
-            if entry["class_type"] == CHECK_IN and inputs["when_unsure"] == "ask":
-                inputs["when_unsure"] = "best match"
+            if entry["class_type"] == CHECK_IN:
+                entry["inputs"]["when_unsure"] = "best match"
         target = (ROOT / "workflows" / name).with_suffix(".jpg")
         picture_of(server, graph, target, THUMBNAIL_SIZE)
 

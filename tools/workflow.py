@@ -12,6 +12,9 @@ from typing import Any
 from tools.comfy import ROOT, Graph
 
 PERSONAL_CONCEPT = ROOT / "workflows" / "personal_concept.json"
+PAGE_ONLY = ("Note", "MarkdownNote")
+MINIATURE = {"ckpt_name": "miniature.safetensors", "width": 64, "height": 64}
+"""What stands in for a workflow's own models and sizes where they are not here."""
 WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
 
 
@@ -33,7 +36,16 @@ def load_graph(path: Path, object_info: dict[str, Any]) -> Graph:
             "inputs": _inputs(node, sources, object_info),
         }
         for node in workflow["nodes"]
+        if node["type"] not in PAGE_ONLY
     }
+
+
+def on_miniature(graph: Graph) -> Graph:
+    """The same graph, its own checkpoint and picture size replaced by the miniature's."""
+    for node in graph.values():
+        if node["class_type"] in ("CheckpointLoaderSimple", "EmptyLatentImage"):
+            node["inputs"] |= {k: v for k, v in MINIATURE.items() if k in node["inputs"]}
+    return graph
 
 
 def _inputs(node: dict, sources: dict[int, list], object_info: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import { pauseAutoQueue } from "./auto_queue.js";
 import { VIEWS, restored } from "./check_in_views.js";
 import { checked, shareable } from "./decision.js";
 import { fetchCard, saveNote } from "./library_api.js";
-import { addPanel, after, keep, note, saveState } from "./panel.js";
+import { addPanel, after, isThis, keep, note, saveState } from "./panel.js";
 import { t } from "./text.js";
 
 const NO_MODEL = "none"; // the `selection` that means: none of these, plain prompt
@@ -103,7 +103,7 @@ export function addCheckIn(node) {
   });
 
   const onError = ({ detail }) => {
-    if (isAbout(detail, node)) render({ status: "error", reason: String(detail.exception_message) });
+    if (isThis(node, detail.node_id)) render({ status: "error", reason: String(detail.exception_message) });
   };
   api.addEventListener("execution_error", onError);
   after(node, "onRemoved", () => {
@@ -116,12 +116,6 @@ export function addCheckIn(node) {
 function fits({ status, choice }, answered) {
   if (status === "ask") return answered === "";
   return answered === "" || answered === (choice?.selection ?? NO_MODEL);
-}
-
-/** Inside a subgraph the server knows a node as "outer:inner". */
-function isAbout({ node_id }, node) {
-  const path = String(node_id).split(":");
-  return path.at(-1) === String(node.id) && (path.length === 1) === (node.graph?.isRootGraph ?? true);
 }
 
 function hide(widget) {

@@ -50,8 +50,7 @@ export const VIEWS = {
       nearest.length ? note(t("Nearest in your library:")) : null,
       nearest.length ? options(nearest, actions, t("Nearest in your library:")) : null,
       prompt(decision),
-      el("div", { class: "row" },
-        actions.isAnswered() ? button(t("change"), () => actions.change(decision)) : null),
+      actions.isAnswered() ? button(t("change"), () => actions.change(decision)) : null,
       ...decision.notices.map(note),
     ];
   },
@@ -129,7 +128,10 @@ function alwaysAsk({ isAlways, setAlways }) {
 
 function evidence(lines) {
   if (!lines.length) return null;
-  return el("ul", { class: "evidence" }, ...lines.slice(0, 4).map((text) => el("li", { text })));
+  return el("ul", { class: "evidence" }, ...lines.slice(0, 4).map((line) => {
+    const text = line.replace(/^against: /, "");
+    return el("li", { text, class: text === line ? "" : "against" });
+  }));
 }
 
 const MARKS = { gone: "del", added: "mark" };

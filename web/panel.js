@@ -23,7 +23,7 @@ export const button = (text, onclick, attributes = {}) =>
 export const note = (text) => el("div", { class: "quiet", text });
 
 const MARGIN = 10; // LiteGraph keeps this much free around a DOM widget
-const FAR = 0.7; // below this zoom only what matters is shown, larger
+const FAR = 0.6; // below this zoom only what matters is shown, larger
 
 /** Put a panel at the end of a node; returns a function that shows elements in it. */
 export function addPanel(node, label) {
@@ -90,4 +90,10 @@ export function after(node, name, hook) {
     hook.apply(this, values);
     return result;
   };
+}
+
+/** Is this the node that the server calls `id`? Inside a subgraph it is "outer:inner". */
+export function isThis(node, id) {
+  const path = String(id).split(":");
+  return path.at(-1) === String(node.id) && (path.length === 1) === (node.graph?.isRootGraph ?? true);
 }

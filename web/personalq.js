@@ -8,10 +8,14 @@ import { watchZoom } from "./panel.js";
 import { ASK_SETTING, SETTINGS } from "./settings.js";
 import { addTaq } from "./taq.js";
 import { loadWords } from "./text.js";
+import { addTold } from "./told.js";
 
 const PANELS = {
   PersonalQCheckInSelector: addCheckIn,
+  PersonalQLoadSelected: addTold,
   PersonalQTAQQuantize: addTaq,
+  PersonalQSaveTAQModel: addTold,
+  PersonalQLoadTAQModel: addTaq,
 };
 
 const style = document.createElement("link");

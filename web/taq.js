@@ -1,43 +1,70 @@
-// TAQ Quantize's panel: what the model weighed and what it weighs now, by kind of layer.
+// TAQ Quantize's panel: what the model weighed and what it weighs now, by kind of layer; how finely
+// the trigger is read; how far a run is.
 
-import { addPanel, after, el, keep, note } from "./panel.js";
+import { api } from "../../scripts/api.js";
+import { addPanel, after, el, isThis, keep, note } from "./panel.js";
 import { t } from "./text.js";
 
 const KEPT = "personalq_taq"; // the node's property with what it showed last
 const MAX_KINDS = 8;
 const LORA_LOADERS = /lora|PersonalQLoadSelected/i;
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 
 export function addTaq(node) {
   const show = addPanel(node, t("Model size before and after TAQ"));
-  const render = (sizes) => show(...(sizes ? view(sizes, followedByLora(node)) : []));
+  let sizes = null;
+  let isRunning = false;
+
+  function render(found = sizes) {
+    sizes = found;
+    isRunning = false;
+    show(...(sizes ? view(sizes, isFollowedByLora(node)) : []));
+  }
+
   after(node, "onExecuted", (output) => {
-    const sizes = checked(output?.personalq_taq?.[0]);
-    if (!sizes) return;
-    render(sizes);
-    keep(node, KEPT, sizes);
+    const found = checked(output?.personalq_taq?.[0]);
+    if (!found) return;
+    render(found);
+    keep(node, KEPT, found);
   });
   after(node, "onConfigure", () => render(checked(node.properties[KEPT])));
+  after(node, "onConnectionsChange", () => { if (!isRunning) render(); });
+
+  const hear = {
+    progress: ({ detail }) => {
+      if (!isThis(node, detail.node)) return;
+      isRunning = true;
+      show(...progress(detail));
+    },
+    ...Object.fromEntries(ENDS.map((name) => [name, () => { if (isRunning) render(); }])),
+  };
+  for (const [name, heard] of Object.entries(hear)) api.addEventListener(name, heard);
+  after(node, "onRemoved", () => {
+    for (const [name, heard] of Object.entries(hear)) api.removeEventListener(name, heard);
+  });
 }
 
 /** Only numbers and short texts, whatever a foreign workflow holds; null where there are none. */
 function checked(sizes) {
-  const bytes = (value) => (Number.isFinite(value) && value >= 0 ? value : null);
-  const [before, after] = [bytes(sizes?.before_bytes), bytes(sizes?.after_bytes)];
+  const count = (value) => (Number.isFinite(value) && value >= 0 ? value : null);
+  const [before, after] = [count(sizes?.before_bytes), count(sizes?.after_bytes)];
   if (before === null || after === null) return null;
-  const kinds = Object.entries(sizes.kinds ?? {}).slice(0, MAX_KINDS).filter(([, kind]) =>
-    bytes(kind?.before_bytes) !== null && bytes(kind?.after_bytes) !== null);
+  const entries = (value) => Object.entries(value ?? {}).slice(0, MAX_KINDS);
+  const kinds = entries(sizes.kinds).filter(([, kind]) =>
+    count(kind?.before_bytes) !== null && count(kind?.after_bytes) !== null);
+  const formats = entries(sizes.text_layers).filter(([, number]) => count(number) !== null);
   return {
     before_bytes: before,
     after_bytes: after,
     trigger: String(sizes.trigger ?? "").slice(0, 200),
+    text_layers: Object.fromEntries(formats.map(([name, number]) => [name.slice(0, 40), number])),
     kinds: Object.fromEntries(kinds.map(([name, kind]) => [
       name.slice(0, 80), { before_bytes: kind.before_bytes, after_bytes: kind.after_bytes }])),
   };
 }
 
-function view({ before_bytes, after_bytes, kinds, trigger }, isFollowedByLora) {
-  const share = before_bytes ? after_bytes / before_bytes : 1;
-  const percent = Math.round(share * 100);
+function view({ before_bytes, after_bytes, kinds, trigger, text_layers: formats }, followedByLora) {
+  const percent = Math.round(100 * (before_bytes ? after_bytes / before_bytes : 1));
   const names = Object.keys(kinds);
   return [
     el("div", { class: "row" },
@@ -51,16 +78,39 @@ function view({ before_bytes, after_bytes, kinds, trigger }, isFollowedByLora) {
       }))),
     el("ul", { class: "kinds" }, ...names.map((name, number) => el("li", {},
       el("span", { class: `dot kind-${number % 4}` }),
-      el("span", { class: "grow", text: name }),
-      el("span", { text: `${size(kinds[name].before_bytes)} → ${size(kinds[name].after_bytes)}` })))),
-    trigger ? el("div", { class: "facts" }, el("span", { text: t("trigger") }), el("span", { class: "trigger", text: trigger })) : null,
-    isFollowedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower in each step.")) : null,
-  ].filter(Boolean);
+      el("span", { class: "grow line", text: name, title: name }),
+      el("span", { class: "line", text: `${size(kinds[name].before_bytes)} → ${size(kinds[name].after_bytes)}` })))),
+    ...readBy(trigger, Object.entries(formats)),
+    followedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower in each step.")) : null,
+  ];
 }
 
-/** Does a LoRA loader take the MODEL this node gives? */
-const followedByLora = (node) =>
-  Boolean(node.graph) && (node.getOutputNodes(0) ?? []).some(({ type }) => LORA_LOADERS.test(type));
+/** The trigger, and how finely the layers that read it are stored. */
+function readBy(trigger, formats) {
+  if (!trigger) return [];
+  const layers = formats.map(([format, count]) => `${count} × ${format}`).join(", ");
+  return [
+    el("div", { class: "facts" }, el("span", { text: t("trigger") }), el("span", { class: "trigger", text: trigger })),
+    layers ? note(t("read by layers in {layers}", { layers })) : null,
+  ];
+}
+
+function progress({ value, max }) {
+  const text = t("Fitting and packing: {value} of {max}", { value, max });
+  return [note(text), el("progress", { class: "progress", value, max, "aria-label": text })];
+}
+
+/** Does a LoRA loader take the MODEL this node gives, be it through other nodes? */
+function isFollowedByLora(node) {
+  const seen = new Set([node]);
+  for (const here of seen) {
+    if (here !== node && LORA_LOADERS.test(here.type)) return true;
+    (here.outputs ?? []).forEach(({ type }, slot) => {
+      if (type === "MODEL" && here.graph) (here.getOutputNodes(slot) ?? []).forEach((taker) => seen.add(taker));
+    });
+  }
+  return false;
+}
 
 function size(bytes) {
   const megabytes = bytes / 1e6;

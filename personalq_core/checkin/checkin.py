@@ -96,7 +96,8 @@ class CheckIn:
             return self._answered(intent, answer, index, meant if len(meant) > 1 else groups, now)
         if sure < _ABSTAIN_BELOW:
             nearest = candidates[0].card.title
-            nothing = _nothing(intent, candidates, f"Nothing fits; the nearest is {nearest}.")
+            missed = _with_what_is_missing(intent, found, scored, index, candidates)
+            nothing = _nothing(intent, missed, f"Nothing fits; the nearest is {nearest}.")
             return replace(nothing, fit=sure)
         if len(meant) > 1:
             return replace(_question(index, intent, candidates, meant), fit=sure)
@@ -329,6 +330,29 @@ def _question(
         candidates=candidates,
         options=shown, question=question(cards, told),
     )  # fmt: skip
+
+
+def _with_what_is_missing(
+    intent: Intent,
+    found: Retrieved,
+    scored: Sequence[Scored],
+    index: Index,
+    candidates: Sequence[Candidate],
+) -> tuple[Candidate, ...]:
+    """The candidates; the difference of each is what of the concept it does not say."""
+    answers = {index.cards[entry.number].id: entry.answers for entry in scored}
+    concept = {
+        found.corrections.get(word.stem, word.stem): word.text
+        for word, weight in zip(intent.words, intent.weights, strict=True)
+        if weight >= 0.5
+    }
+
+    def missing(candidate: Candidate) -> str:
+        said = answers[candidate.card.id]
+        words = [text for term, text in concept.items() if term not in said]
+        return f"says nothing of {', '.join(words)}" if words else ""
+
+    return tuple(replace(candidate, difference=missing(candidate)) for candidate in candidates)
 
 
 def _nothing(intent: Intent, candidates: tuple[Candidate, ...], reason: str) -> Decision:

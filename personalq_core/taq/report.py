@@ -10,6 +10,7 @@ from torch import nn
 
 from .layers import QuantizedConv2d, QuantizedLayer
 from .plan import KEPT, TaqPlan
+from .text_cache import TEXT_LAYERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,13 @@ def sizes_by_kind(model: nn.Module) -> dict[str, Sizes]:
 
 def _kind(layer: QuantizedLayer | None) -> str:
     if layer is None:
-        return "kept (norms, first and last layers)"
+        return "kept as they are"
     kind = "convolutions" if isinstance(layer, QuantizedConv2d) else "linear layers"
     return f"{kind}, {layer.format.name}"
+
+
+def _bits(fmt: str) -> str:
+    return "16 bits" if fmt == KEPT else fmt
 
 
 def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -> tuple[dict, str]:
@@ -66,6 +71,14 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
         f"  {count} layer(s) {'kept' if fmt == KEPT else f'in {fmt}'}: {reason}"
         for (fmt, reason), count in sorted(reasons.items())
     ]
+    text_layers = Counter(
+        layer.format for name, layer in plan.layers.items() if name.endswith(TEXT_LAYERS)
+    )
+    if text_layers:
+        lines.append(
+            "  The prompt, and the trigger in it, is read by "
+            + ", ".join(f"{n} layer(s) in {_bits(fmt)}" for fmt, n in sorted(text_layers.items()))
+        )
     if trigger.strip():
         lines.append(
             f'The trigger "{trigger.strip()}" changed nothing here: all words share one precision. '
@@ -76,6 +89,7 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
         "after_bytes": after,
         "loaded_bytes": loaded_bytes,
         "kinds": {kind: asdict(size) for kind, size in kinds.items()},
+        "text_layers": {_bits(fmt): n for fmt, n in sorted(text_layers.items())},
         "trigger": trigger.strip(),
     }
     return data, "\n".join(lines)

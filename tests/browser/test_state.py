@@ -12,6 +12,7 @@ from tools.page import (
     load_graph,
     node,
     open_page,
+    open_subgraph,
     run,
     set_nodes_2,
 )
@@ -50,11 +51,7 @@ def test_two_tabs_two_questions(page: Page, context: BrowserContext, page_server
 def test_inside_a_subgraph(page: Page):
     load_graph(page, check_in_graph(QUESTION))
     page.evaluate(f"app.graph.convertToSubgraph(new Set([{node(CHECK_IN)}]))")
-    page.evaluate(
-        "(() => { const outer = app.graph.nodes.find(n => n.isSubgraphNode?.());"
-        " app.canvas.openSubgraph(outer.subgraph, outer); })()"
-    )
-    page.wait_for_timeout(1500)
+    open_subgraph(page)
     run(page)
     asked(page)
     page.locator(".personalq-card", has_text="barnaby v4").click()
@@ -68,7 +65,8 @@ def test_answered_workflow_in_a_clean_profile(page: Page, browser: Browser, page
     page.locator(".personalq-card", has_text="barnaby v2").click()
     answered(page, "barnaby v2")
     workflow = page.evaluate("app.graph.serialize()")
-    kept = workflow["nodes"][0]["properties"]["personalq"]
+    selector = next(n for n in workflow["nodes"] if n["type"] == CHECK_IN)
+    kept = selector["properties"]["personalq"]
     assert kept["candidates"] == []  # of the library nothing but the choice is shared
 
     context = browser.new_context(viewport={"width": 1600, "height": 1600})

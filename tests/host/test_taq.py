@@ -1,5 +1,6 @@
 """TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
 
+import dataclasses
 import importlib
 import io
 import json
@@ -65,6 +66,15 @@ def source(host):
         else:
             parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
     return patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def test_search_words_are_given_where_they_are_known(host, monkeypatch):
+    search = importlib.import_module("personalq_pack.nodes.search")
+    known = {field.name for field in dataclasses.fields(search.io.Schema)}
+    assert bool(search.found_as("word")) == ("search_aliases" in known)
+    newer = dataclasses.make_dataclass("Schema", ["node_id", "search_aliases"])
+    monkeypatch.setattr(search.io, "Schema", newer)
+    assert search.found_as("LoRA loader", "int8") == {"search_aliases": ["LoRA loader", "int8"]}
 
 
 @pytest.fixture

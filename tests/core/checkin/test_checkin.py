@@ -76,6 +76,8 @@ def test_says_that_nothing_fits():
     assert decision.status == "none"
     assert decision.prompt == decision.request
     assert decision.choice is None
+    assert "says nothing of" in decision.candidates[0].difference
+    assert "Napoleon" in decision.candidates[0].difference
 
 
 def test_an_empty_library_is_said():
