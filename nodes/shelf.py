@@ -13,13 +13,18 @@ import numpy as np
 
 from ..personalq_core.checkin.checkin import CheckIn
 from ..personalq_core.checkin.decision import format_selection
-from ..personalq_core.checkin.intent import understand
-from ..personalq_core.checkin.retrieve import Index
+from ..personalq_core.checkin.intent import Intent, understand
+from ..personalq_core.checkin.rerank import learned_weights, rerank
+from ..personalq_core.checkin.retrieve import Index, Retrieved
+from ..personalq_core.checkin.shortlist import shortlist
+from ..personalq_core.checkin.words import FUNCTION_WORDS
 from ..personalq_core.library.card import ModelCard
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NEAR_ENOUGH = 0.6
 """Share of the best score down to which a card that holds none of the words is still shown."""
+NEAR = 0.3
+"""The least that a best score counts as for this."""
 
 Read = tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]
 
@@ -63,14 +68,14 @@ class Shelf:
     def page(self, query: str, kind: str, base: str, offset: int, limit: int) -> dict[str, Any]:
         """Cards `offset` to `offset + limit` of those that match, best or else newest first."""
         view = self._current()
-        numbers = view.search(query) if query else view.newest_first
-        kept = numbers[view.matches(kind, base)[numbers]]
+        allowed = view.matches(kind, base)
+        kept = view.search(query, allowed) if query else view.newest(allowed)
         return {
             "total": len(kept),
             "offset": offset,
             "cards": [_summary(view.cards[n]) for n in kept[offset : offset + limit]],
-            "kinds": dict(Counter(view.kinds.tolist()).most_common()),
-            "bases": dict(Counter(view.bases.tolist()).most_common()),
+            "kinds": view.kind_counts,
+            "bases": view.base_counts,
             "by_meaning": view.index is not None,
         }
 
@@ -116,11 +121,14 @@ class _View:
             key=lambda n: (cards[n].created_at or "", cards[n].title),
             reverse=True,
         )
-        self.newest_first = np.array(by_age, dtype=int)
+        self.kind_counts = dict(Counter(self.kinds.tolist()).most_common())
+        self.base_counts = dict(Counter(self.bases.tolist()).most_common())
+        self._newest_first = np.array(by_age, dtype=int)
         self.index: Index | None = None
+        self._age = self._newest_first.argsort()
         self._texts = [
-            " ".join((card.title, *card.triggers, *card.tags, card.name)).casefold()
-            for card in cards
+            " ".join((c.title, *c.triggers, *c.tags, os.path.splitext(c.name)[0])).casefold()
+            for c in cards
         ]
 
     def learn(self, engine: CheckIn) -> None:
@@ -136,21 +144,65 @@ class _View:
             kept &= self.bases == ("" if base == "unknown" else base)
         return kept
 
-    def search(self, query: str) -> np.ndarray:
-        """Numbers of the cards that fit, best first.
+    def newest(self, allowed: np.ndarray) -> np.ndarray:
+        """Numbers of the allowed cards, the newest first."""
+        return self._newest_first[allowed[self._newest_first]]
+
+    def search(self, query: str, allowed: np.ndarray) -> np.ndarray:
+        """Numbers of the cards that fit, best first; `allowed` is (cards,) of bool.
 
         While a word is being typed no engine knows it: cards that hold the typed letters come
-        first, ordered as Check-in ranks them.
+        first. Among these and among the others Check-in's evidence orders the likeliest, its
+        retrieval the rest.
         """
-        typed = query.casefold().split()
-        scores = np.array([float(all(t in text for t in typed)) for text in self._texts])
-        fits = scores > 0
-        if self.index is not None and len(self.cards):
-            found = self.index.search(understand(query, datetime.now(UTC)))
-            scores = scores + found.fused
-            fits |= (found.sparse > 0) | (found.fused >= NEAR_ENOUGH * max(found.fused.max(), 0.3))
-        newest_first = self.newest_first[fits[self.newest_first]]
-        return newest_first[np.argsort(-scores[newest_first], kind="stable")]
+        intent = understand(query, datetime.now(UTC))
+        letters = self._hold(_typed(intent))
+        if not intent.words and not letters.any():
+            letters[:] = True  # "newest": of everything
+        allowed = allowed & ~self._ruled_out(intent)
+        fits, likely, near = letters, np.zeros(len(letters)), np.zeros(len(letters))
+        if self.index is not None and allowed.any():
+            found = self.index.search(intent)
+            near = found.fused
+            fits = fits | (found.sparse > 0) | (near >= NEAR_ENOUGH * max(near.max(), NEAR))
+            likely = self._likely(intent, found, np.flatnonzero(allowed & fits))
+        age = -self._age if intent.order == "oldest" else self._age
+        order = np.lexsort((age, -near, -likely, ~letters))
+        return order[(allowed & fits)[order]]
+
+    def _hold(self, words: Sequence[str]) -> np.ndarray:
+        """(cards,) of bool: do a card's names hold all these letters?"""
+        held = np.ones(len(self._texts), bool)
+        for word in words:
+            held &= np.fromiter((word in text for text in self._texts), bool, len(held))
+        return held
+
+    def _ruled_out(self, intent: Intent) -> np.ndarray:
+        """(cards,) of bool: is it for another base than asked for, or what it must not be?"""
+        out = np.zeros(len(self.cards), bool)
+        if intent.base:
+            out |= (self.bases != "") & (self.bases != intent.base)
+        if intent.excluded and self.index is not None:
+            own = [self.index.words_of(n) for n in range(len(out))]
+            out |= [any(e.stems <= words for e in intent.excluded) for words in own]
+        return out
+
+    def _likely(self, intent: Intent, found: Retrieved, numbers: np.ndarray) -> np.ndarray:
+        """(cards,): above 0 where Check-in would weigh the card, the more the likelier."""
+        likely = np.zeros(len(self.cards))
+        if self.index is None or not len(numbers):
+            return likely
+        weights = learned_weights(self.index.vectors is not None, with_reading=False)
+        nearest = shortlist(intent, self.index, found, numbers)
+        for place, scored in enumerate(rerank(intent, self.index, found, nearest, weights)):
+            likely[scored.number] = len(nearest) - place
+        return likely
+
+
+def _typed(intent: Intent) -> list[str]:
+    """The words of a search that name something; all of them where it has no such."""
+    told = intent.told.casefold().split()
+    return [w for w in told if w not in FUNCTION_WORDS] or told or intent.request.casefold().split()
 
 
 def _summary(card: ModelCard) -> dict[str, Any]:

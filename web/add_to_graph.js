@@ -22,6 +22,7 @@ export function dragToCanvas(card, event) {
     if (!isCanvas(dropped)) return;
     dropped.preventDefault();
     dropped.stopPropagation();
+    over.abort();
     addToGraph(card, app.clientPosToCanvasPos([dropped.clientX, dropped.clientY]));
   });
   listen("dragend", () => over.abort());
@@ -32,7 +33,7 @@ export function addToGraph(card, place = middle()) {
   const { graph } = app.canvas;
   graph.beforeChange?.();
   const selector = graph.nodes.find((node) => node.type === CHECK_IN && contains(node, place));
-  if (card.kind === "checkpoint" || card.kind === "diffusion_model") addLoader(graph, card, place);
+  if (card.kind === "checkpoint") addLoader(graph, card, place);
   else if (selector) choose(selector, card);
   else addSelector(graph, card, place);
   graph.afterChange?.();

@@ -7,6 +7,8 @@ import { t } from "./text.js";
 
 const SHOWN = ["title", "name", "kind", "base_family", "version", "created_at", "triggers", "tags", "strength", "description"];
 
+const LONG = 300; // letters: what is longer may scroll, and does so by keys too
+
 /** A view of a card; actions: back(), saved(card), add(). */
 export function cardDetails(card, { back, saved, add }) {
   const facts = el("dl", { class: "fact-list" });
@@ -70,11 +72,15 @@ function fillFacts(list, card) {
     title: t("Title"), name: t("File"), kind: t("Kind"), base_family: t("Base"), version: t("Version"),
     created_at: t("Made"), triggers: t("Triggers"), tags: t("Tags"), strength: t("Strength"), description: t("Description"),
   };
-  const rows = SHOWN.map((name) => [name, Array.isArray(card[name]) ? card[name].join(", ") : card[name]])
-    .filter(([, value]) => value !== null && value !== "" && value !== undefined);
+  const rows = SHOWN.map((name) => [name, words(name, card[name])]).filter(([, value]) => value !== "");
   list.replaceChildren(...rows.flatMap(([name, value]) => [
     el("dt", { text: names[name] }),
-    el("dd", {}, el("span", { class: "fact", text: value }),
+    el("dd", {}, el("span", { class: "fact", text: value, tabindex: value.length > LONG ? 0 : null }),
       card.sources[name] ? el("span", { class: "source", text: card.sources[name], title: t("where this comes from") }) : null),
   ]));
+}
+
+function words(name, value) {
+  if (name === "created_at") return (value ?? "").slice(0, 16).replace("T", " ");
+  return Array.isArray(value) ? value.join(", ") : String(value ?? "");
 }

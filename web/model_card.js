@@ -5,14 +5,35 @@ import { el } from "./panel.js";
 import { t } from "./text.js";
 
 /** A card's picture, drawn by the server; a letter on a colour of its own where it has none. */
-export function picture({ title, name, kind }) {
-  const hash = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 9973, 7);
-  const hue = (hash * 137) % 360; // neighbours in the alphabet are far apart in colour
-  const letter = ([...(title || name)][0] ?? "?").toUpperCase();
-  const box = el("div", { class: "picture", text: letter, style: `--personalq-hue: ${hue}`, "aria-hidden": true });
-  const image = el("img", { alt: "", draggable: "false", onload: () => box.replaceChildren(image) });
-  image.src = api.apiURL(`/personalq/preview?${new URLSearchParams({ id: `${kind}:${name}` })}`);
-  return box;
+export function picture(card) {
+  const box = pictureBox();
+  box.show(card);
+  box.load();
+  return box.root;
+}
+
+/** A box for one picture after the other: `show` a card's letter at once, `load` its picture. */
+export function pictureBox() {
+  const letter = el("span");
+  const image = el("img", { alt: "", draggable: "false", decoding: "async", onload: () => { image.hidden = false; } });
+  const root = el("div", { class: "picture", "aria-hidden": true }, letter, image);
+  let shown = null;
+
+  function show(card) {
+    shown = card;
+    image.hidden = true;
+    image.removeAttribute("src"); // also ends a request that nobody waits for any more
+    letter.textContent = ([...(card.title || card.name)][0] ?? "").toUpperCase();
+    const hash = [...card.name].reduce((sum, sign) => (sum * 31 + sign.codePointAt(0)) % 9973, 7);
+    // Neighbours in the alphabet are far apart in colour.
+    root.style.setProperty("--personalq-hue", (hash * 137) % 360);
+  }
+
+  function load() {
+    const { kind, name } = shown;
+    image.src = api.apiURL(`/personalq/preview?${new URLSearchParams({ id: `${kind}:${name}` })}`);
+  }
+  return { root, show, load };
 }
 
 /** What tells versions of a thing apart: trigger, version, day, base; the strength where known. */

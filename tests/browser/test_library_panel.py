@@ -1,14 +1,18 @@
 """The library in the side bar."""
 
 import json
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import HOSTILE
+from tests.core.library.files import write
 from tools.comfy import Server
-from tools.page import CHECK_IN, node, open_library
+from tools.page import CHECK_IN, node, open_library, open_page, set_setting
 
 
 @pytest.fixture
@@ -28,12 +32,21 @@ def test_search_while_typing(library: Page, screenshot: Callable):
     expect(tiles.first).to_contain_text("barnaby")
     expect(tiles).to_have_count(4)
     library.get_by_label("Kind").select_option("checkpoint")
-    expect(tiles).to_have_count(0)
+    expect(library.locator(".personalq-empty")).to_contain_text("No model fits")
+    library.get_by_role("button", name="show all").click()
+    expect(library.get_by_role("searchbox")).to_be_focused()
+    expect(tiles.nth(6)).to_be_visible()
+    library.get_by_role("searchbox").press_sequentially("my newest barnaby")
+    expect(tiles.first).to_contain_text("barnaby v4")
 
 
 def test_arrow_keys_walk_the_grid(library: Page):
     tiles = library.locator(".personalq-tile")
+    count = tiles.count()
     tiles.first.focus()
+    library.keyboard.press("End")
+    expect(tiles.nth(count - 1)).to_be_focused()
+    library.keyboard.press("Home")
     library.keyboard.press("ArrowRight")
     expect(tiles.nth(1)).to_be_focused()
     library.keyboard.press("Enter")
@@ -57,12 +70,93 @@ def test_facts_and_own_notes(library: Page, page_server: Server, screenshot: Cal
     search.fill("garden")
     expect(library.locator(".personalq-tile").first).to_contain_text("Barnaby in the garden")
 
-    body = {"id": "lora:barnaby_v3.safetensors", "note": {"title": None, "note": None}}
-    page_server.post("/personalq/note", body)
-    with urllib.request.urlopen(
-        f"{page_server.url}/personalq/card?id=lora:barnaby_v3.safetensors"
-    ) as answer:
-        assert json.load(answer)["title"] == "barnaby v3"
+    library.get_by_role("button", name="rescan").click()
+    expect(library.get_by_role("button", name="rescan")).to_be_enabled()
+    assert card(page_server, "barnaby_v3")["title"] == "Barnaby in the garden"
+
+    library.locator(".personalq-tile").first.click()
+    library.get_by_role("button", name="take notes back").click()
+    expect(facts).not_to_contain_text("your note")
+    assert card(page_server, "barnaby_v3")["title"] == "barnaby v3"
+
+
+def card(server: Server, name: str) -> dict:
+    query = urllib.parse.urlencode({"id": f"lora:{name}.safetensors"})
+    with urllib.request.urlopen(f"{server.url}/personalq/card?{query}") as answer:
+        return json.load(answer)
+
+
+def test_rescan_finds_what_is_new(library: Page, page_server: Server):
+    path = page_server.models / "loras" / "lighthouse.safetensors"
+    write(path, metadata={"modelspec.title": "Lighthouse", "modelspec.date": "2031-01-01"}, fill=5)
+    tile = library.locator(".personalq-tile", has_text="Lighthouse")
+    try:
+        library.get_by_role("button", name="rescan").click()
+        expect(tile).to_be_visible()
+    finally:
+        path.unlink()
+    library.get_by_role("button", name="rescan").click()
+    expect(tile).to_have_count(0)
+
+
+def test_a_lost_server_is_told_and_found_again(library: Page):
+    cards = "**/personalq/cards*"
+    library.route(cards, lambda route: route.abort())
+    library.get_by_role("searchbox").fill("barnaby")
+    expect(library.get_by_role("status").filter(has_text="fetch")).to_be_visible()
+    library.unroute(cards)
+    library.get_by_role("searchbox").fill("mug")
+    expect(library.locator(".personalq-tile").first).to_contain_text("mug")
+
+
+def test_hostile_card_is_only_text(library: Page):
+    library.get_by_role("searchbox").fill("zzdragon")
+    library.locator(".personalq-tile", has_text="<img src=").click()
+    facts = library.locator(".personalq-fact-list")
+    shown = HOSTILE.replace("\u202e", "")  # what turns the rest of a line around is taken out
+    assert shown in facts.locator("dd").first.inner_text()
+    own = library.get_by_label("Trigger to use")
+    assert (own.get_attribute("placeholder") or "").startswith("zzdragon <img src=")
+    pictures = library.locator(".personalq-library img")
+    sources = pictures.evaluate_all("found => found.map(img => img.getAttribute('src') ?? '')")
+    assert all("/personalq/preview?" in source for source in sources)
+    width = library.locator(".personalq-library").bounding_box()["width"]
+    assert facts.bounding_box()["width"] <= width
+    assert library.evaluate("window.hurt") is None
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_no_serious_accessibility_violation(library: Page, theme: str, screenshot: Callable):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    set_setting(library, "Comfy.ColorPalette", theme)
+    found = []
+    library.get_by_role("searchbox").fill("qqqqqqq")
+    library.locator(".personalq-empty").wait_for()
+    found += axe.run(library, context=".personalq-library").response["violations"]
+    library.get_by_role("button", name="show all").click()
+    library.locator(".personalq-tile").nth(6).wait_for()
+    found += axe.run(library, context=".personalq-library").response["violations"]
+    screenshot(library)
+    library.locator(".personalq-tile").first.click()
+    library.locator(".personalq-fact-list").wait_for()
+    found += axe.run(library, context=".personalq-library").response["violations"]
+    set_setting(library, "Comfy.ColorPalette", "dark")
+    assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found] == []
+
+
+def test_a_newcomer_sees_what_to_do(browser: Browser, tmp_path: Path, screenshot: Callable):
+    with Server(tmp_path) as server:
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        open_page(page, server)
+        open_library(page)
+        empty = page.locator(".personalq-empty")
+        expect(empty).to_contain_text("No models yet")
+        expect(empty).to_contain_text(str(tmp_path / "models" / "loras"))
+        screenshot(page)
+        write(server.models / "loras" / "mine.safetensors", metadata={}, fill=1)
+        page.get_by_role("button", name="rescan").click()
+        expect(page.locator(".personalq-tile")).to_contain_text("mine")
+        page.close()
 
 
 def test_dragged_to_the_canvas_it_is_a_wired_node(library: Page):
