@@ -60,6 +60,13 @@ def private_folder() -> Path:
     return folder
 
 
+def temporary() -> Path:
+    """Where files may lie that nobody misses after this run of ComfyUI."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def host_name(name: str) -> str:
     """A card's name as ComfyUI lists it on this system."""
     return name.replace("/", os.sep)

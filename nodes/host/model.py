@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import uuid
 import weakref
@@ -20,7 +21,13 @@ from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_b
 from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
 from ...personalq_core.taq.quantize import LayerTypes
-from ...personalq_core.taq.text_cache import cache_text
+from ...personalq_core.taq.text_cache import (
+    cache_text,
+    full_precision_text,
+    in_a_file,
+    keep_outside,
+)
+from . import folders
 from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
@@ -83,7 +90,8 @@ def quantized_model(
     settings = (None if beside else source.patches_uuid, fmt, key)
     found = _quantized.get(source.model) if layer_types is LAYER_TYPES else None
     if found is None or found[0] != settings:
-        plan = _prefixed((planned or (lambda model: make_plan(model, fmt)))(_inner(source)))
+        chosen = (planned or (lambda model: make_plan(model, fmt)))(_inner(source))
+        plan = _prefixed(full_precision_text(_inner(source), chosen))
         hurt = None if importance is None else _prefixed_keys(importance())
         model = _quantize(source, plan, hurt, layer_types, progress, patched=not beside)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
@@ -207,8 +215,16 @@ def _quantize(
         if meta.device.type == "meta":
             weight = merged(key).to(source.offload_device, meta.dtype)
             comfy.utils.set_attr_param(model, key, weight)
+    model = model.to(source.offload_device)
     cache_text(model.diffusion_model)
-    return model.to(source.offload_device)
+    try:
+        keep_outside(model.diffusion_model, functools.partial(in_a_file, folder=folders.temporary()))
+    except OSError as error:
+        raise TaqError(
+            f"The text's keys and values could not be written to {folders.temporary()} ({error}). "
+            "Make room on that disk, or start ComfyUI with another --temp-directory."
+        ) from error
+    return model
 
 
 def _without_weights(source: Any) -> nn.Module:

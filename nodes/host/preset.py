@@ -13,7 +13,9 @@ from ...personalq_core.taq import TaqError, TaqPlan
 from ...personalq_core.taq.bits import fit_plan, sensitivity
 from ...personalq_core.taq.calibrate import Probe, importance
 from ...personalq_core.taq.compare import round_to_nearest
+from ...personalq_core.taq.formats import FloatFormat
 from ...personalq_core.taq.layers import set_activations
+from ...personalq_core.taq.text_cache import text_names
 from . import folders
 from .model import quantized_model
 from .patching import LAYER_TYPES
@@ -59,10 +61,13 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
 
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
+        # The text's layers stay outside the model: their bits are free.
+        texts = {name: model.get_submodule(name).weight.numel() for name in text_names(model)}
         try:
             known = moments() if calibrated else None
             felt = sensitivity(model, heard(), known, progress=folders.progress())
-            return fit_plan(model, felt, target_bytes=target)
+            felt = {name: changes for name, changes in felt.items() if name not in texts}
+            return fit_plan(model, felt, target_bytes=target + 2 * sum(texts.values()))
         except ValueError as error:
             raise TaqError(str(error)) from error
 
@@ -87,7 +92,9 @@ def plainly_rounded(source: Any, plan: TaqPlan) -> Any:
 
     def rounded(kind: Callable) -> Callable:
         def layer(old: nn.Module, weight: Tensor, fmt: Any, _: Tensor | None) -> nn.Module:
-            return kind(old, round_to_nearest(weight.flatten(1), fmt), fmt)
+            matrix = weight.flatten(1)
+            exact = isinstance(fmt, FloatFormat)
+            return kind(old, fmt.quantize(matrix) if exact else round_to_nearest(matrix, fmt), fmt)
 
         return layer
 

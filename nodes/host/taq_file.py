@@ -14,7 +14,7 @@ import torch
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
 from ...personalq_core.taq.report import sizes_by_kind
-from ...personalq_core.taq.text_cache import cache_text
+from ...personalq_core.taq.text_cache import cache_text, keep_outside
 from .model import PREFIX, TaqNotes, notes_of, packed_layers
 from .patching import LAYER_TYPES, patcher_class
 
@@ -108,6 +108,7 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     _cast_unpacked(held, dtype)
     file.restore(model.diffusion_model, held, LAYER_TYPES)
     cache_text(model.diffusion_model)
+    keep_outside(model.diffusion_model)  # they are mapped already, from the model's own file
     lost = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
     if lost:
         raise TaqError(f"{name} lacks {lost[0]}. Save the model again with Save TAQ Model.")

@@ -60,7 +60,11 @@ def contents(model: nn.Module, plan: TaqPlan, **about: Any) -> TaqFile:
         for name, layer in layers.items()
     }
     shapes = {name: layer.shape for name, layer in layers.items()}
-    return TaqFile(TaqPlan(packed), shapes, tensors=dict(model.state_dict()), **about)
+    tensors = dict(model.state_dict())
+    for name, layer in layers.items():
+        stored = zip(PARTS, (layer.packed.codes, layer.packed.scale, layer.packed.zero))
+        tensors |= {f"{name}.{part}": tensor for part, tensor in stored if tensor is not None}
+    return TaqFile(TaqPlan(packed), shapes, tensors=tensors, **about)
 
 
 def save(path: Path | str, file: TaqFile) -> None:

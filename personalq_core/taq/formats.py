@@ -1,10 +1,12 @@
-"""Storage formats: how a weight becomes integers and scales, and how it comes back.
+"""Storage formats: how a weight becomes codes and scales, and how it comes back.
 
 A weight is seen as a matrix of shape (rows, columns): one row per output channel, a
 convolution's (out, in, height, width) flattened behind `out`. A row is cut into groups that
 share one scale; a format without groups has one scale for the whole row.
 
     weight = (code - zero) * scale
+
+Codes are integers, or short floats that have a scale of their row in common.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ CHUNK_WEIGHTS = 1 << 18
 """Weights whose scales are searched at once: small enough to stay in a CPU's cache."""
 
 
+LARGEST_FLOAT = 256.0
+"""Largest code of a row of short floats: a power of two that each of them can hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A quantized weight as it is stored.
 
-    codes: int8 (rows, columns), or two 4-bit codes to a byte, uint8 (rows, groups * group / 2)
+    codes: int8 or short floats (rows, columns), or two 4-bit codes to a byte, uint8
+        (rows, groups * group / 2)
     scale: (rows, groups)
     zero: 4-bit zero points, two to a byte, uint8 (rows, ceil(groups / 2)); None if symmetric
     """
@@ -35,7 +42,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to store a weight. Adding a format is adding one entry to FORMATS."""
+    """Integers. Adding a format is adding one entry to FORMATS."""
 
     name: str
     bits: int
@@ -213,12 +220,51 @@ class Format:
         return weight.flatten(1)[:, :columns]
 
 
-FORMATS = {
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """Short floats, nearest to each weight, with one float32 scale a row.
+
+    The scale is a power of two: a weight that was 16 bits long comes back from float16 as it was.
+    """
+
+    name: str
+    dtype: torch.dtype
+    group: None = None
+    symmetric: bool = True
+
+    @property
+    def bits(self) -> int:
+        return self.dtype.itemsize * 8
+
+    def size_bytes(self, rows: int, columns: int) -> int:
+        """Exact bytes of a packed (rows, columns) weight, its scales included."""
+        return rows * (columns * self.dtype.itemsize + torch.float32.itemsize)
+
+    def quantize(self, weight: Tensor, importance: Tensor | None = None) -> Packed:
+        """Pack a (rows, columns) weight. Its nearest floats are the best, whatever importance says.
+        """
+        weight = weight.float()
+        peak = weight.abs().amax(1, keepdim=True).clamp_min(1e-30)
+        scale = torch.exp2(peak.log2().ceil()) / LARGEST_FLOAT
+        return Packed((weight / scale).to(self.dtype), scale)
+
+    def codes(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """Codes (rows, 1, columns) in `dtype`."""
+        return packed.codes.to(dtype).unsqueeze(1)
+
+    def dequantize(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """The (rows, columns) weight that `packed` stands for."""
+        return packed.codes.float().mul_(packed.scale).to(dtype)
+
+
+FORMATS: dict[str, Format | FloatFormat] = {
     entry.name: entry
     for entry in (
         Format("int8", 8, None, True, torch.float32),
         Format("int4", 4, 64, True, torch.float16),
         Format("int4_asym", 4, 64, False, torch.float16),
+        FloatFormat("fp8", torch.float8_e4m3fn),
+        FloatFormat("float16", torch.float16),
     )
 }
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import compute
-from .formats import Format, Packed
+from .formats import FloatFormat, Format, Packed
 from .lora import Branch
 from .text_cache import TextCache
 
@@ -29,16 +30,18 @@ class QuantizedLayer(nn.Module):
     """
 
     weight: Tensor
-    weight_scale: Tensor
+    weight_scale: Tensor | None
     weight_zero: Tensor | None
     activations = "automatic"
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
     integer product, or "automatic": 16-bit, except where only the integer product is fast."""
     text: TextCache | None = None
     """Set on layers that read nothing but text: their products are remembered in `texts`."""
+    host: Packed | None = None
+    """Set on layers whose weight is kept outside the model; see `evict`. `weight` is empty then."""
 
     def _store(
-        self, layer: nn.Module, weight: Tensor | Packed, fmt: Format, importance: Tensor | None
+        self, layer: nn.Module, weight: Tensor | Packed, fmt: Format | FloatFormat, importance: Tensor | None
     ):
         self.format = fmt
         self.texts: dict[int, Tensor] = {}
@@ -61,10 +64,26 @@ class QuantizedLayer(nn.Module):
             self.set_branch("lora", None)
         super().__setattr__(name, value)
 
+    @property
+    def packed(self) -> Packed:
+        """The weight as it is stored, in the model or outside."""
+        return self.host or Packed(self.weight, self.weight_scale, self.weight_zero)
+
+    def evict(self, outside: Packed) -> None:
+        """Take the weight out of the state dict: it no longer moves or counts with the model.
+
+        outside: the same weight where it stays; a product fetches it from there.
+        """
+        self.host = outside
+        self.weight = nn.Parameter(self.weight.new_empty(0), False)  # the name, for LoRA keys
+        self.weight_scale = self.weight_zero = None
+
     def dense(self, dtype: torch.dtype = torch.float32, weight: Tensor | None = None) -> Tensor:
         """The whole weight in its own shape, branches left out; `weight`: other codes than ours."""
-        codes = self.weight if weight is None else weight
-        packed = self._packed(slice(None), codes, codes.device)
+        packed = self.packed
+        if weight is not None and self.host is None:
+            packed = replace(packed, codes=weight)
+        packed = _rows(packed, slice(None), packed.codes.device)
         return self.format.dequantize(packed, math.prod(self.shape[1:]), dtype).view(self.shape)
 
     def set_branch(self, name: str, branch: Branch | None) -> None:
@@ -79,14 +98,6 @@ class QuantizedLayer(nn.Module):
         """The changes that a product with `like` has to add; a host may know of more."""
         return self.branches.values()
 
-    def _packed(self, rows: slice, codes: Tensor, device: torch.device) -> Packed:
-        zero = self.weight_zero
-        return Packed(
-            codes[rows].to(device),
-            self.weight_scale[rows].to(device),
-            None if zero is None else zero[rows].to(device),
-        )
-
     def _tiles(self) -> Iterator[slice]:
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         step = max(1, TILE_WEIGHTS // columns)
@@ -100,7 +111,7 @@ class QuantizedLayer(nn.Module):
         where weight times scale would be rounded. Not so in float16: the sums could overflow.
         """
         columns = math.prod(self.shape[1:])
-        packed = self._packed(rows, self.weight, like.device)
+        packed = _rows(self.packed, rows, like.device)
         if self.format.group is None and like.dtype != torch.float16:
             codes = self.format.codes(packed, columns, like.dtype)
             return codes.view(-1, *self.shape[1:]), packed.scale.flatten()
@@ -112,9 +123,9 @@ class QuantizedLayer(nn.Module):
         wanted = self.activations == "8-bit" or (
             self.activations == "automatic" and compute.chosen(x.device) == "int8"
         )
-        if not wanted or self.format.bits != 8 or self.weight_zero is not None:
+        if not wanted or self.packed.codes.dtype != torch.int8:
             return None
-        packed = self._packed(slice(None), self.weight, x.device)
+        packed = _rows(self.packed, slice(None), x.device)
         try:
             return self._integer_product(x, packed.codes, packed.scale).to(x.dtype)
         except compute.UNSUPPORTED:
@@ -125,6 +136,10 @@ class QuantizedLayer(nn.Module):
 
     def _product(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _product_dtype(self, x: Tensor) -> torch.dtype:
+        """Text is computed once for all steps: there is no reason to hurry."""
+        return compute.product_dtype(x) if self.host is None else x.dtype
 
     def _bias_for(self, like: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(like)
@@ -140,7 +155,7 @@ class QuantizedLinear(QuantizedLayer):
         self,
         layer: nn.Linear,
         weight: Tensor | Packed,
-        fmt: Format,
+        fmt: Format | FloatFormat,
         importance: Tensor | None = None,
     ):
         super().__init__()
@@ -157,7 +172,7 @@ class QuantizedLinear(QuantizedLayer):
         return True
 
     def _product(self, x: Tensor) -> Tensor:
-        inputs = x.to(compute.product_dtype(x))
+        inputs = x.to(self._product_dtype(x))
         out = self._integer(x)
         if out is None:
             parts = []
@@ -182,7 +197,7 @@ class QuantizedConv2d(QuantizedLayer):
         self,
         layer: nn.Conv2d,
         weight: Tensor | Packed,
-        fmt: Format,
+        fmt: Format | FloatFormat,
         importance: Tensor | None = None,
     ):
         super().__init__()
@@ -198,7 +213,7 @@ class QuantizedConv2d(QuantizedLayer):
         return self._product(x)
 
     def _product(self, x: Tensor) -> Tensor:
-        inputs = x.to(compute.product_dtype(x))
+        inputs = x.to(self._product_dtype(x))
         out = self._integer(x)
         if out is None:
             parts = []
@@ -222,6 +237,11 @@ class QuantizedConv2d(QuantizedLayer):
     def _tiles(self) -> Iterator[slice]:
         # A grouped convolution's output channels belong to input channels: no cutting.
         return iter([slice(0, self.shape[0])]) if self.groups > 1 else super()._tiles()
+
+
+def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
+    parts = (packed.codes, packed.scale, packed.zero)
+    return Packed(*(None if part is None else part[rows].to(device) for part in parts))
 
 
 def set_activations(model: nn.Module, activations: str) -> None:

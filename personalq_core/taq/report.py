@@ -10,7 +10,7 @@ from torch import nn
 
 from .layers import QuantizedConv2d, QuantizedLayer
 from .plan import KEPT, TaqPlan
-from .text_cache import TEXT_LAYERS
+from .text_cache import TEXT_LAYERS, outside_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,14 @@ def sizes_by_kind(model: nn.Module) -> dict[str, Sizes]:
 def _kind(layer: QuantizedLayer | None) -> str:
     if layer is None:
         return "kept as they are"
+    if layer.host is not None:
+        return "text keys and values, kept outside"
     kind = "convolutions" if isinstance(layer, QuantizedConv2d) else "linear layers"
     return f"{kind}, {layer.format.name}"
 
 
 def _bits(fmt: str) -> str:
-    return "16 bits" if fmt == KEPT else fmt
+    return "16 bits" if fmt in (KEPT, "float16") else fmt
 
 
 def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -> tuple[dict, str]:
@@ -64,6 +66,12 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
     lines += [
         f"  {kind}: {size.before_bytes:,} -> {size.after_bytes:,}" for kind, size in kinds.items()
     ]
+    outside = outside_bytes(model)
+    if outside:
+        lines.append(
+            f"  {outside:,} bytes of text keys and values stay outside the model at 16 bits, in a "
+            "mapped file; each prompt reads them once."
+        )
     reasons = Counter(
         (layer.format, layer.reason) for layer in plan.layers.values() if layer.reason != "default"
     )
@@ -88,6 +96,7 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
         "before_bytes": before,
         "after_bytes": after,
         "loaded_bytes": loaded_bytes,
+        "outside_bytes": outside,
         "kinds": {kind: asdict(size) for kind, size in kinds.items()},
         "text_layers": {_bits(fmt): n for fmt, n in sorted(text_layers.items())},
         "trigger": trigger.strip(),

@@ -32,8 +32,27 @@ def test_any_weight_packs_to_its_exact_size_and_comes_back_near(fmt, shape, seed
     assert sum(t.numel() * t.element_size() for t in tensors) == fmt.size_bytes(rows, columns)
     back = fmt.dequantize(packed, columns, torch.float32)
     assert back.shape == weight.shape
-    limit = {8: 0.02, 4: 0.25}[fmt.bits]
+    limit = {"int8": 0.02, "int4": 0.25, "int4_asym": 0.25, "fp8": 0.07, "float16": 0.001}[fmt.name]
     assert (back - weight).norm() <= limit * weight.norm() + 1e-6
+
+
+@given(shape=SHAPES, seed=st.integers(0, 99), exponent=st.integers(-12, 6))
+@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_float16_gives_16_bit_weights_back_bit_for_bit(dtype, shape, seed, exponent):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    weight = weight.to(dtype).float()
+    fmt = FORMATS["float16"]
+    assert torch.equal(fmt.dequantize(fmt.quantize(weight), shape[1], torch.float32), weight)
+
+
+def test_asymmetric_groups_follow_weights_that_lie_at_one_side():
+    weight = torch.rand(32, 256, generator=torch.Generator().manual_seed(0)) + 0.5
+    lost = {}
+    for name in ("int4", "int4_asym"):
+        fmt = FORMATS[name]
+        lost[name] = (fmt.dequantize(fmt.quantize(weight), 256, torch.float32) - weight).norm()
+    assert lost["int4_asym"] < 0.6 * lost["int4"]
 
 
 def test_importance_moves_the_error_to_where_it_does_not_hurt():

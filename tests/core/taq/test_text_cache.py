@@ -1,19 +1,32 @@
 """Text layers compute once per text, whatever way it is batched, and never give another's."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
 
-from personalq_core.taq import make_plan, quantize
+from personalq_core.taq import file, make_plan, quantize, size_bytes
+from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.layers import QuantizedLinear
 from personalq_core.taq.lora import Branch
-from personalq_core.taq.text_cache import MOST_TEXTS, cache_text
+from personalq_core.taq.text_cache import (
+    MEMORY_CALLS,
+    MOST_TEXTS,
+    cache_text,
+    full_precision_text,
+    in_a_file,
+    keep_outside,
+    outside_bytes,
+)
 
 
 class Attention(nn.Module):
-    def __init__(self):
+    def __init__(self, heard):
         super().__init__()
-        self.to_q, self.to_k, self.to_v = (nn.Linear(96, 96, bias=False) for _ in range(3))
+        self.to_q = nn.Linear(96, 96, bias=False)
+        self.to_k, self.to_v = (nn.Linear(heard, 96, bias=False) for _ in range(2))
 
     def forward(self, x, context):
         return nn.functional.scaled_dot_product_attention(
@@ -26,7 +39,7 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.attn1, self.attn2 = Attention(), Attention()
+        self.attn1, self.attn2 = Attention(96), Attention(72)
         self.replaced = None
 
     def forward(self, x, step, context=None):
@@ -63,7 +76,7 @@ def models():
 
 def texts(count, tokens=77):
     generator = torch.Generator().manual_seed(count)
-    return torch.randn(count, tokens, 96, generator=generator)
+    return torch.randn(count, tokens, 72, generator=generator)
 
 
 def test_each_text_is_computed_once_and_every_picture_is_the_same(models, runs):
@@ -109,7 +122,7 @@ def test_a_lora_on_a_text_layer_is_heard_at_once_and_leaves_at_once(models):
     _, cached = models
     x, text = torch.randn(1, 16, 96), texts(1)
     before = cached(x, 1.0, context=text)
-    cached.attn2.to_v.set_branch("lora", Branch(torch.randn(96, 2), torch.randn(2, 96)))
+    cached.attn2.to_v.set_branch("lora", Branch(torch.randn(96, 2), torch.randn(2, 72)))
     assert not torch.equal(cached(x, 1.0, context=text), before)
     cached.attn2.to_v.set_branch("lora", None)
     assert torch.equal(cached(x, 1.0, context=text), before)
@@ -119,10 +132,71 @@ def test_old_texts_are_forgotten(models):
     _, cached = models
     for number in range(3 * MOST_TEXTS):
         cached(torch.randn(1, 16, 96), 1.0, context=texts(1) + number)
-    assert len(cached.attn2.to_k.texts) <= MOST_TEXTS + 1
+    assert len(cached.attn2.to_k.texts) <= MOST_TEXTS
     assert not cached.attn1.to_k.texts
+
+
+def test_a_former_prompts_text_does_not_stay(models):
+    _, cached = models
+    former, new = texts(2).split(1)
+    cached(torch.randn(1, 16, 96), 1.0, context=former)
+    for _ in range(MEMORY_CALLS + 1):
+        cached(torch.randn(1, 16, 96), 1.0, context=new)
+    assert [len(layer.texts) for layer in (cached.attn2.to_k, cached.attn2.to_v)] == [1, 1]
 
 
 def test_models_without_text_layers_have_none():
     model = nn.Sequential(nn.Linear(96, 96))
     assert cache_text(quantize(model, make_plan(model, "int8"))) == 0
+
+
+@pytest.fixture
+def outside():
+    """The plain model with 16-bit weights, and its int4 form whose text layers lie in a file."""
+    torch.manual_seed(0)
+    model = Block()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    small = copy.deepcopy(model)
+    quantize(small, full_precision_text(small, make_plan(small, "int4")))
+    cache_text(small)
+    keep_outside(small, in_a_file)
+    return model, small
+
+
+def test_weights_outside_count_nothing_and_give_full_precision(outside, tmp_path):
+    model, small = outside
+    rest = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
+    assert size_bytes(small) == len(rest) * FORMATS["int4"].size_bytes(96, 96)
+    assert outside_bytes(small) == 2 * FORMATS["float16"].size_bytes(96, 72)
+    assert small.attn2.to_k.weight.numel() == 0
+    assert "attn2.to_k.weight" in small.state_dict()  # LoRA keys are looked up here
+    text = texts(2)
+    for layer in ("to_k", "to_v"):
+        wanted = getattr(model.attn2, layer)
+        assert torch.equal(getattr(small.attn2, layer)(text), wanted(text))
+        assert torch.equal(getattr(small.attn2, layer).dense(), wanted.weight)
+    moved = small.to(torch.bfloat16)  # a host casts or moves a model: what lies outside stays
+    assert torch.equal(moved.attn2.to_k.dense(), model.attn2.to_k.weight)
+
+
+def test_a_model_with_weights_outside_is_saved_whole(outside, tmp_path):
+    model, small = outside
+    path, x, text = tmp_path / "small.safetensors", torch.randn(2, 16, 96), texts(2)
+    wanted = small(x, 1.0, context=text)
+    file.save(path, file.contents(small, make_plan(model, "int4")))
+    back = file.restore(copy.deepcopy(model), file.load(path))
+    cache_text(back)
+    keep_outside(back)
+    assert size_bytes(back) == size_bytes(small)
+    assert torch.equal(back(x, 1.0, context=text), wanted)
+
+
+def test_a_full_disk_is_not_hidden(outside, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Full())
+    with pytest.raises(OSError, match="No space"):
+        in_a_file([torch.ones(3)])
