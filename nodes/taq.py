@@ -12,8 +12,18 @@ from ..personalq_core.taq import compute
 from ..personalq_core.taq.compare import psnr_db, side_by_side, ssim
 from ..personalq_core.taq.report import describe
 from .host import sampling, taq_file
+from .host.marking import marked
 from .host.model import notes_of
-from .host.preset import FORMER, PRESETS, Wish, plainly_rounded, quantized_by
+from .host.preset import (
+    FORMER,
+    PRESETS,
+    PROTECT,
+    VARIANTS,
+    Protect,
+    Wish,
+    plainly_rounded,
+    quantized_by,
+)
 from .search import found_as
 
 CATEGORY = "PersonalQ"
@@ -24,12 +34,20 @@ COMPUTE = {
 }
 PRESET_TIP = (
     "8-bit: half the memory, safest. mixed 6-bit: more bits where the concept needs them. "
-    "4-bit: less than a third, smallest. paper W8A8: the paper's setting, 8-bit weights and inputs."
+    "4-bit: less than a third, smallest. paper W8A8: the paper's own method, to compare; slower."
 )
 TRIGGER_TIP = "The words your concept listens to, from the Check-in Selector."
 CLIP_TIP = (
     "With it, scales and bits are fitted to what the model does on prompts with the trigger. "
     "Takes some runs of the model, once."
+)
+VARIANT_TIP = (
+    "For paper W8A8 only. Bits of weights (W) and of what goes into each product (A); attention "
+    "rounded in even steps (linear) or to powers of two (log2)."
+)
+PROTECT_TIP = (
+    "For paper W8A8 only: which words stay exact. random: as many other words, the control that "
+    "the trigger has to beat."
 )
 CLASS_TIP = "The plain word for the concept, such as bear; tells the trigger's own effect apart."
 
@@ -82,6 +100,7 @@ class PersonalQTAQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip="The picture size to fit to, where CLIP is connected.",
                 ),
+                *_paper_inputs(),
             ],
             outputs=[
                 io.Model.Output("quantized", display_name="model"),
@@ -109,11 +128,59 @@ class PersonalQTAQQuantize(io.ComfyNode):
         class_word: str = "",
         clip: Any = None,
         latent_image: Any = None,
+        paper_variant: str = next(iter(VARIANTS)),
+        protect: Protect = PROTECT[0],
     ) -> io.NodeOutput:
-        wish = Wish(format, trigger, class_word, target_mb, lora, clip, latent_image)
+        given = (trigger, class_word, target_mb, lora, clip, latent_image, paper_variant, protect)
+        wish = Wish(format, *given)
         quantized, _ = quantized_by(model, wish)
         data, text = _report(quantized)
         return io.NodeOutput(quantized, text, json.dumps(data), ui=_shown(data))
+
+
+class PersonalQMarkTrigger(io.ComfyNode):
+    """CLIP Text Encode that remembers where the trigger stands."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PersonalQMarkTrigger",
+            display_name="Mark Trigger",
+            **found_as("CLIP text encode", "trigger mask", "protect trigger"),
+            category=CATEGORY,
+            description="Encodes a prompt like CLIP Text Encode and marks the trigger's words in "
+            "it, for the paper preset of TAQ Quantize.",
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="The prompt."
+                ),
+                io.String.Input("trigger", default="", tooltip=TRIGGER_TIP),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="The same prompt as another node encoded it: marked instead of "
+                    "encoding it here.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("marked", display_name="conditioning"),
+                io.String.Output("found", display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, text: str, trigger: str, conditioning: Any = None
+    ) -> io.NodeOutput:
+        made, tokens = marked(clip, text, trigger, conditioning)
+        if tokens:
+            found = f'"{trigger.strip()}" is {tokens} token(s) of the prompt; they are marked.'
+        elif trigger.strip():
+            found = f'"{trigger.strip()}" does not stand in the prompt: nothing is marked.'
+        else:
+            found = "No trigger is given: nothing is marked."
+        return io.NodeOutput(made, found)
 
 
 class PersonalQSaveTAQModel(io.ComfyNode):
@@ -210,6 +277,7 @@ class PersonalQTAQCompare(io.ComfyNode):
                 ),
                 io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
                 io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+                *_paper_inputs(),
             ],
             outputs=[
                 io.Image.Output("picture", display_name="image"),
@@ -238,6 +306,8 @@ class PersonalQTAQCompare(io.ComfyNode):
         lora: str = "beside",
         class_word: str = "",
         clip: Any = None,
+        paper_variant: str = next(iter(VARIANTS)),
+        protect: Protect = PROTECT[0],
     ) -> io.NodeOutput:
         settings = {
             "seed": seed,
@@ -251,7 +321,8 @@ class PersonalQTAQCompare(io.ComfyNode):
             return sampling.draw(which, vae, positive, negative, latent_image, **settings)
 
         full = draw(model)
-        wish = Wish(format, trigger, class_word, target_mb, lora, clip, latent_image)
+        given = (trigger, class_word, target_mb, lora, clip, latent_image, paper_variant, protect)
+        wish = Wish(format, *given)
         ours, plan = quantized_by(model, wish)
         data, _ = _report(ours)
         rows = [{"system": "full precision", "bytes": data["before_bytes"]}]
@@ -273,6 +344,25 @@ class PersonalQTAQCompare(io.ComfyNode):
         return io.NodeOutput(sheet, text, json.dumps({"rows": rows} | settings), ui=shown)
 
 
+def _paper_inputs() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "paper_variant",
+            options=list(VARIANTS),
+            default=next(iter(VARIANTS)),
+            optional=True,
+            tooltip=VARIANT_TIP,
+        ),
+        io.Combo.Input(
+            "protect",
+            options=list(PROTECT),
+            default=PROTECT[0],
+            optional=True,
+            tooltip=PROTECT_TIP,
+        ),
+    ]
+
+
 def _caption(row: dict[str, Any]) -> list[str]:
     lines = [row["system"], f"{row['bytes'] / 1e6:,.1f} MB"]
     if "psnr_db" in row:
@@ -287,7 +377,7 @@ def _shown(data: dict[str, Any]) -> dict[str, Any]:
 
 def _report(quantized: Any) -> tuple[dict[str, Any], str]:
     notes, model = notes_of(quantized), quantized.model.diffusion_model
-    data, text = describe(model, notes.plan, notes.source_bytes, notes.trigger)
+    data, text = describe(model, notes.plan, notes.source_bytes, notes.trigger, notes.how)
     data["compute"] = compute.chosen(quantized.load_device)
     data["plan"] = notes.plan.to_json()
     return data, f"{text}\nProducts on this device: {COMPUTE[data['compute']]}."
@@ -295,6 +385,7 @@ def _report(quantized: Any) -> tuple[dict[str, Any], str]:
 
 NODES = [
     PersonalQTAQQuantize,
+    PersonalQMarkTrigger,
     PersonalQSaveTAQModel,
     PersonalQLoadTAQModel,
     PersonalQTAQCompare,

@@ -28,6 +28,7 @@ from ...personalq_core.taq.text_cache import (
     keep_outside,
 )
 from . import folders
+from .marking import Paper, listen, simulate_paper
 from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
@@ -40,6 +41,7 @@ class TaqNotes:
 
     sources: what it was made from -> sha256 over names, shapes and first bytes of the weights
     source_bytes: what the source model took in memory, as its host had loaded it
+    how: what the trigger changed, in a sentence
     """
 
     KEY: ClassVar[str] = "personalq_taq"
@@ -48,6 +50,7 @@ class TaqNotes:
     trigger: str
     sources: dict[str, str]
     source_bytes: int
+    how: str = ""
 
 
 def notes_of(patcher: Any) -> TaqNotes | None:
@@ -70,6 +73,8 @@ def quantized_model(
     key: tuple = (),
     lora: str = "merged",
     trigger: str = "",
+    how: str = "",
+    paper: Paper | None = None,
     layer_types: LayerTypes = LAYER_TYPES,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, TaqPlan]:
@@ -82,6 +87,7 @@ def quantized_model(
     lora: "merged" adds them to the weights at full precision before packing. "beside" packs the
         bare base once and keeps them as 16-bit branches, so that other LoRAs cost milliseconds;
         where one is no plain LoRA or LoCon, all are merged.
+    how: for the notes; paper: the paper's setting, in the place of text computed once.
     layer_types: packed layers of another making; such a model is not cached.
     Raises TaqError where the model cannot be quantized.
     """
@@ -91,16 +97,19 @@ def quantized_model(
     found = _quantized.get(source.model) if layer_types is LAYER_TYPES else None
     if found is None or found[0] != settings:
         chosen = (planned or (lambda model: make_plan(model, fmt)))(_inner(source))
-        plan = _prefixed(full_precision_text(_inner(source), chosen))
+        plan = _prefixed(chosen if paper else full_precision_text(_inner(source), chosen))
         hurt = None if importance is None else _prefixed_keys(importance())
-        model = _quantize(source, plan, hurt, layer_types, progress, patched=not beside)
+        model = _quantize(source, plan, hurt, layer_types, progress, not beside, paper)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
         found = (settings, _patcher_for(source, model, None), notes)
         if layer_types is LAYER_TYPES:
             _quantized[source.model] = found
     _, cached, notes = found
     patcher = _patcher_for(source, cached.model, cached)
-    patcher.set_attachments(TaqNotes.KEY, replace(notes, trigger=trigger, sources=_sources(source)))
+    notes = replace(notes, trigger=trigger, how=how, sources=_sources(source))
+    patcher.set_attachments(TaqNotes.KEY, notes)
+    if paper:
+        listen(patcher)
     if beside and source.patches:
         patcher.patches = {key: patches[:] for key, patches in source.patches.items()}
         patcher.patches_uuid = source.patches_uuid
@@ -187,6 +196,7 @@ def _quantize(
     layer_types: LayerTypes,
     progress: Callable[[int, int], None] | None,
     patched: bool,
+    paper: Paper | None,
 ) -> nn.Module:
     """A second model of the same class, its weights packed layer by layer.
 
@@ -216,15 +226,23 @@ def _quantize(
             weight = merged(key).to(source.offload_device, meta.dtype)
             comfy.utils.set_attr_param(model, key, weight)
     model = model.to(source.offload_device)
-    cache_text(model.diffusion_model)
+    if paper:
+        simulate_paper(model.diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
+        return model.to(source.offload_device)
+    _compute_text_once(model.diffusion_model)
+    return model
+
+
+def _compute_text_once(model: nn.Module) -> None:
+    cache_text(model)
+    folder = folders.temporary()
     try:
-        keep_outside(model.diffusion_model, functools.partial(in_a_file, folder=folders.temporary()))
+        keep_outside(model, functools.partial(in_a_file, folder=folder))
     except OSError as error:
         raise TaqError(
-            f"The text's keys and values could not be written to {folders.temporary()} ({error}). "
-            "Make room on that disk, or start ComfyUI with another --temp-directory."
+            f"The text's keys and values could not be written to {folder} ({error}). Make room "
+            "on that disk, or start ComfyUI with another --temp-directory."
         ) from error
-    return model
 
 
 def _without_weights(source: Any) -> nn.Module:

@@ -14,15 +14,24 @@ from ...personalq_core.taq.bits import fit_plan, sensitivity
 from ...personalq_core.taq.calibrate import Probe, importance
 from ...personalq_core.taq.compare import round_to_nearest
 from ...personalq_core.taq.formats import FloatFormat
-from ...personalq_core.taq.layers import set_activations
+from ...personalq_core.taq.literal import PROTECT, Protect
 from ...personalq_core.taq.text_cache import text_names
 from . import folders
+from .marking import Paper
 from .model import quantized_model
 from .patching import LAYER_TYPES
 from .probing import probes
 
 PRESETS = {"8-bit": "int8", "mixed 6-bit": "int4", "4-bit": "int4", "paper W8A8": "int8"}
 """Preset -> the format most of its layers get."""
+PAPER = "paper W8A8"
+VARIANTS = {
+    f"W{weights}A{activations} {attention}": (f"int{weights}", activations, attention)
+    for weights, activations in ((8, 8), (8, 4), (4, 8))
+    for attention in ("linear", "log2")
+}
+"""Variants of the paper's preset -> format of weights, bits of activations, rounding of attention.
+"""
 FORMER = {"int8": "8-bit", "int4": "4-bit"}
 """What the presets were called in workflows of version 0.1."""
 MIXED_SHARE = 6 / 16
@@ -39,15 +48,53 @@ class Wish:
     lora: str = "beside"
     clip: Any = None
     latent: dict[str, Any] | None = None
+    variant: str = next(iter(VARIANTS))
+    protect: Protect = PROTECT[0]
 
     @property
     def name(self) -> str:
         return FORMER.get(self.preset, self.preset)
 
+    @property
+    def paper(self) -> Paper | None:
+        """The paper's setting where that is wished."""
+        return Paper(*VARIANTS[self.variant], self.protect) if self.name == PAPER else None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether layers get different formats, by what they do to the picture."""
+        return self.paper is None and (self.target_mb > 0 or self.name == "mixed 6-bit")
+
+    @property
+    def how(self) -> str:
+        """What the trigger changes, in a sentence."""
+        trigger = self.trigger.strip()
+        if self.paper:
+            return (
+                f"As in the paper, {self.variant}. Exact rows and columns of the cross-attention: "
+                f"{self.protect}, where Mark Trigger encoded the prompt. Inputs are rounded by "
+                "simulation: this shows the pictures, not the speed."
+            )
+        if self.clip is not None:
+            heard = f' with the trigger "{trigger}"' if trigger else " without a trigger"
+            return f"Scales{' and bits' * self.mixed} are fitted to prompts{heard}."
+        if trigger:
+            return (
+                f'The trigger "{trigger}" changed nothing here: connect CLIP to fit scales to it. '
+                "The concept is kept by never rounding a LoRA into packed weights."
+            )
+        return ""
+
 
 def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     """A quantized MODEL as wished, and its plan. Raises TaqError."""
-    fmt, calibrated = PRESETS[wish.name], wish.clip is not None
+    calibrated, paper, mixed = wish.clip is not None, wish.paper, wish.mixed
+    fmt = paper.weights if paper else PRESETS[wish.name]
+    if paper and not text_names(source.model.diffusion_model):
+        raise TaqError(
+            "This kind of model has no cross-attention, so the paper's method does not apply. "
+            "Choose 8-bit, mixed 6-bit or 4-bit."
+        )
 
     # Both are made once, and only where no finished model is cached.
     @functools.cache
@@ -71,19 +118,19 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         except ValueError as error:
             raise TaqError(str(error)) from error
 
-    mixed = wish.target_mb > 0 or wish.name == "mixed 6-bit"
     learnt = (wish.trigger, wish.class_word, source.patches_uuid) if calibrated or mixed else ()
     patcher, plan = quantized_model(
         source,
         fmt,
         planned=planned if mixed else None,
         importance=moments if calibrated else None,
-        key=(wish.name, wish.target_mb, *learnt),
+        key=(wish.name, wish.target_mb * mixed, paper, *learnt),
         lora=wish.lora,
         trigger=wish.trigger,
+        how=wish.how,
+        paper=paper,
         progress=folders.progress(),
     )
-    set_activations(patcher.model, "8-bit" if wish.name == "paper W8A8" else "automatic")
     return patcher, plan
 
 

@@ -13,6 +13,7 @@ import folder_paths
 import torch
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
+from ...personalq_core.taq.literal import ProtectedAttention
 from ...personalq_core.taq.report import sizes_by_kind
 from ...personalq_core.taq.text_cache import cache_text, keep_outside
 from .model import PREFIX, TaqNotes, notes_of, packed_layers
@@ -49,6 +50,11 @@ def save_model(patcher: Any, prefix: str) -> tuple[str, int]:
         raise TaqError(
             "This MODEL is not quantized by TAQ. Connect the output of TAQ Quantize, or save it "
             "with ComfyUI's own ModelSave."
+        )
+    if any(isinstance(module, ProtectedAttention) for module in patcher.model.modules()):
+        raise TaqError(
+            "The paper presets are there to compare with and cannot be saved: they need the exact "
+            "weights beside the rounded ones. Choose 8-bit, mixed 6-bit or 4-bit in TAQ Quantize."
         )
     comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
     base = patcher.model

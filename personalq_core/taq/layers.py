@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -41,7 +41,11 @@ class QuantizedLayer(nn.Module):
     """Set on layers whose weight is kept outside the model; see `evict`. `weight` is empty then."""
 
     def _store(
-        self, layer: nn.Module, weight: Tensor | Packed, fmt: Format | FloatFormat, importance: Tensor | None
+        self,
+        layer: nn.Module,
+        weight: Tensor | Packed,
+        fmt: Format | FloatFormat,
+        importance: Tensor | None,
     ):
         self.format = fmt
         self.texts: dict[int, Tensor] = {}
@@ -88,10 +92,11 @@ class QuantizedLayer(nn.Module):
 
     def set_branch(self, name: str, branch: Branch | None) -> None:
         """Put a change of the weight beside the codes; None takes the one of that name away."""
-        self.texts.clear()
         if name in self.branches:
+            self.texts.clear()
             del self.branches[name]
         if branch is not None:
+            self.texts.clear()
             self.branches[name] = branch.to(self.weight.device)
 
     def active_branches(self, like: Tensor) -> Iterable[Branch]:

@@ -52,10 +52,13 @@ def _bits(fmt: str) -> str:
     return "16 bits" if fmt in (KEPT, "float16") else fmt
 
 
-def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -> tuple[dict, str]:
+def describe(
+    model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str, how: str = ""
+) -> tuple[dict, str]:
     """The report as JSON-able data and as text.
 
     loaded_bytes: what the source model takes in memory as its host loaded it.
+    how: what the trigger changed, in a sentence.
     """
     kinds = sizes_by_kind(model)
     before = sum(size.before_bytes for size in kinds.values())
@@ -87,11 +90,10 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
             "  The prompt, and the trigger in it, is read by "
             + ", ".join(f"{n} layer(s) in {_bits(fmt)}" for fmt, n in sorted(text_layers.items()))
         )
-    if trigger.strip():
-        lines.append(
-            f'The trigger "{trigger.strip()}" changed nothing here: all words share one precision. '
-            "The concept is kept by never rounding a LoRA into packed weights."
-        )
+    else:
+        lines.append("  This kind of model has no cross-attention: no text to compute only once.")
+    if how:
+        lines.append(how)
     data = {
         "before_bytes": before,
         "after_bytes": after,
@@ -100,5 +102,6 @@ def describe(model: nn.Module, plan: TaqPlan, loaded_bytes: int, trigger: str) -
         "kinds": {kind: asdict(size) for kind, size in kinds.items()},
         "text_layers": {_bits(fmt): n for fmt, n in sorted(text_layers.items())},
         "trigger": trigger.strip(),
+        "how": how,
     }
     return data, "\n".join(lines)

@@ -342,6 +342,240 @@ def test_text_is_computed_once_for_all_steps(host, source, lora, monkeypatch):
     assert not any(layer.texts for _, layer in host.packed_layers(small.model))
 
 
+# -- text once per prompt, through ComfyUI's own sampler
+
+
+def draw(patcher, positive, negative, cfg=5.0):
+    """Two Euler steps of an 8 x 8 latent."""
+    sample = importlib.import_module("comfy.sample").sample
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    return sample(
+        patcher, noise, 2, cfg, "euler", "normal", positive, negative, torch.zeros(1, 4, 8, 8),
+        disable_pbar=True, seed=3,
+    )  # fmt: skip
+
+
+def conditioning(seed, tokens=77, **more):
+    text = torch.randn(1, tokens, 768, generator=torch.Generator().manual_seed(seed))
+    return [[text, dict(more)]]
+
+
+def control(host):
+    """A ControlNet's place, its answer a constant."""
+
+    class Control(importlib.import_module("comfy.controlnet").ControlBase):
+        def get_control(self, x, *_):
+            return {"middle": [torch.full((len(x), 320, 8, 8), 0.5)], "output": [], "input": []}
+
+        def copy(self):
+            copied = Control()
+            self.copy_to(copied)
+            return copied
+
+    return Control()
+
+
+def ip_adapter(n, key, value, extra):
+    """What IP-Adapters do: tokens of a picture beside those of the text."""
+    seen = torch.full((len(key), 4, 768), 0.3)
+    return n, torch.cat([key, seen], 1), torch.cat([value, 2 * seen], 1)
+
+
+def hooked(small, lora):
+    """A prompt with a LoRA of its own, as Create Hook LoRA makes it."""
+    hooks = importlib.import_module("comfy.hooks")
+    group, hook = hooks.HookGroup(), hooks.WeightHook()
+    hook.hook_ref, hook.need_weight_init, hook.weights = hooks._HookRef(), False, lora
+    group.add(hook)
+    small.add_hook_patches(hook, lora, 1.0)
+    return {"hooks": group}
+
+
+SCENES = {
+    "as usual": lambda small, lora, host: (conditioning(1), conditioning(2)),
+    "longer prompt": lambda small, lora, host: (conditioning(1, 154), conditioning(2)),
+    "regions": lambda small, lora, host: (
+        conditioning(1, area=(8, 4, 0, 0)) + conditioning(3, area=(8, 4, 0, 4)), conditioning(2)
+    ),
+    "ControlNet": lambda small, lora, host: (
+        conditioning(1, control=control(host), control_apply_to_uncond=True), conditioning(2)
+    ),
+    "hooks": lambda small, lora, host: (conditioning(1, **hooked(small, lora)), conditioning(2)),
+    "IP-Adapter": lambda small, lora, host: (
+        small.set_model_attn2_patch(ip_adapter), (conditioning(1), conditioning(2))
+    )[1],
+    "attention replaced": lambda small, lora, host: (
+        [
+            small.set_model_attn2_replace(lambda q, k, v, extra: q + v.mean(1, True), *place)
+            for place in (("input", 1), ("output", 1))
+        ],
+        (conditioning(1), conditioning(2)),
+    )[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scene", ["CFG 1", *SCENES])
+def test_remembered_text_changes_no_picture(host, source, lora, monkeypatch, scene):
+    cfg = 1.0 if scene == "CFG 1" else 5.0
+    small, _ = host.quantized_model(source, "int8")
+    prompts = SCENES.get(scene, SCENES["as usual"])(small, lora, host)
+    computed = []
+    linear = host.LAYER_TYPES[torch.nn.Linear]
+    product = linear._product
+
+    def counted(self, x):
+        computed.append(self)
+        return product(self, x)
+
+    monkeypatch.setattr(linear, "_product", counted)
+    remembered = draw(small, *prompts, cfg)
+    once = sum(layer.text is not None for layer in computed)
+    cache = importlib.import_module("personalq_pack.personalq_core.taq.text_cache").TextCache
+    monkeypatch.setattr(cache, "product", lambda self, layer, x, run: run(x))
+    computed.clear()
+    assert torch.equal(draw(small, *prompts, cfg), remembered)
+    always = sum(layer.text is not None for layer in computed)
+    # A hooked LoRA comes and goes within a step, an IP-Adapter hands on what is not the text.
+    factor = {"hooks": 1, "IP-Adapter": 1}.get(scene, 2)
+    assert always >= factor * once > 0
+
+
+def test_weights_of_the_text_are_kept_outside(host, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(host.folders.folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    small, plan = host.quantized_model(source, "int4")
+    texts = [name for name, layer in plan.layers.items() if layer.format == "float16"]
+    assert len(texts) == 8 and all(".attn2." in name for name in texts)
+    load(small)
+    assert small.loaded_size() == small.model_size()
+    held = sum(layer.weight_scale.nbytes + layer.weight.nbytes
+               for name, layer in host.packed_layers(small.model) if name not in texts)  # fmt: skip
+    others = small.model_size() - held
+    assert others < 1_000_000  # norms, biases, first and last layers: nothing of the text
+    for name, layer in host.packed_layers(small.model):
+        if name in texts:
+            weight = source.model.get_submodule(name).weight
+            assert distance(layer.dense(), weight) < 1e-3
+
+
+# -- the paper's own TAQ
+
+
+class Clip:
+    """ComfyUI's CLIP-L tokenizer, and embeddings that are only as long as they must be."""
+
+    def __init__(self):
+        tokenizer = importlib.import_module("comfy.sd1_clip").SD1Tokenizer()
+        self.tokenize = tokenizer.tokenize_with_weights
+
+    def encode_from_tokens_scheduled(self, tokens):
+        return conditioning(len(str(tokens)), 77 * len(tokens["l"]))
+
+
+TRIGGER = "brnby bear"
+FILLER = "a very long prompt about forests, rivers and mountains in the soft morning light, "
+
+
+def words_marked(marking, text, trigger):
+    """The tokens that are marked in a text, in words."""
+    tokenizer = importlib.import_module("comfy.sd1_clip").SD1Tokenizer()
+    made, count = marking.marked(Clip(), text, trigger)
+    of = made[0][1][marking.KEY]
+    tokens = [token for chunk in tokenizer.tokenize_with_weights(text)["l"] for token in chunk]
+    assert len(of) == len(tokens) == made[0][0].shape[1]
+    assert count == of.count(2)
+    found = [pair for pair, role in zip(tokens, of) if role == 2]
+    return "".join(word for _, word in tokenizer.untokenize(found)).replace("</w>", " ").strip()
+
+
+@pytest.fixture
+def marking(host):
+    return importlib.import_module("personalq_pack.nodes.host.marking")
+
+
+def test_the_trigger_is_found_however_it_is_written(marking):
+    def found(text, trigger=TRIGGER):
+        return words_marked(marking, text, trigger)
+
+    assert found("a photo of brnby bear on the beach") == TRIGGER
+    assert found("Brnby   Bear, (brnby bear:1.2) twice") == f"{TRIGGER} {TRIGGER}"
+    assert found("a (brnby:0.8) bear") == TRIGGER
+    assert found("brnby bear", "  brnby bear ") == TRIGGER
+    assert found("in words of anna \\(frozen\\), smiling", "anna (frozen)") == "anna ( frozen"
+    assert found("a photo of <bear-v4>, smiling", "<bear-v4>") == "bear - v 4"
+    assert found("a bear") == found("a photo", "") == ""
+    assert found("style of qx, 1girl", "1girl, qx") == "qx 1 girl"
+    # Over the border between two chunks of 75 words, and behind it.
+    for length in range(66, 80):
+        text = "tree " * length + TRIGGER + " and a hat"
+        assert found(text) == TRIGGER
+    assert found(FILLER * 8 + TRIGGER) == TRIGGER
+
+
+def test_exact_rows_follow_each_prompt_through_comfyuis_batches(host, nodes, marking, source):
+    """Cond and uncond come in one batch, in reversed order, the shorter one repeated."""
+    clip = Clip()
+    long = nodes.PersonalQMarkTrigger.execute(clip, FILLER * 5 + TRIGGER, TRIGGER).args[0]
+    short, report = nodes.PersonalQMarkTrigger.execute(clip, f"a {TRIGGER}", TRIGGER).args
+    assert "4 token" in report
+    assert long[0][0].shape[1] == 154
+    plain = conditioning(9)
+    wish = nodes.Wish("paper W8A8", TRIGGER, protect="trigger and start")
+    small, _ = nodes.quantized_by(source, wish)
+    seen = []
+    rows = next(m.rows for m in small.model.modules() if hasattr(m, "exact_k"))
+    small.model.diffusion_model.register_forward_hook(
+        lambda _, args, given, out: seen.append(
+            (given["transformer_options"]["cond_or_uncond"], rows.mask.clone())
+        ),
+        with_kwargs=True,
+    )
+
+    def ends(mask):
+        return [place for place, exact in enumerate(mask.tolist()) if exact]
+
+    draw(small, long, short)
+    batches = {tuple(order): mask for order, mask in seen}
+    assert set(batches) == {(1, 0)}
+    uncond, cond = (ends(row) for row in batches[1, 0])
+    assert uncond == [0, 2, 3, 4, 5, 77, 79, 80, 81, 82]  # repeated
+    assert cond[:2] == [0, 77] and len(cond) == 6
+    seen.clear()
+    joined = [[torch.cat([short[0][0], plain[0][0]], 1), short[0][1]]]  # Conditioning (Concat)
+    draw(small, joined + long, plain, cfg=1.0)
+    assert all(len(order) == len(mask) for order, mask in seen)
+    found = [ends(row) for _, mask in seen for row in mask]
+    assert [0, 2, 3, 4, 5] in found and cond in found
+    seen.clear()
+    draw(small, plain, plain)
+    assert all(ends(row) == [0] for _, mask in seen for row in mask)  # nobody marked a trigger
+    second = small.clone()
+    assert torch.equal(draw(second, long, short), draw(small, long, short))
+
+
+@pytest.mark.parametrize("variant", ["W8A8 linear", "W8A4 log2", "W4A8 log2", "W8A4 linear"])
+def test_the_papers_controls_are_ordered(nodes, marking, source, variant):
+    clip = Clip()
+    prompt = marking.marked(clip, f"a photo of {TRIGGER}", TRIGGER)[0]
+    exact = draw(source, prompt, conditioning(9))
+    lost = {}
+    for protect in ("none", "trigger", "random", "all"):
+        wish = nodes.Wish("paper W8A8", TRIGGER, variant=variant, protect=protect)
+        small, plan = nodes.quantized_by(source, wish)
+        lost[protect] = distance(draw(small, prompt, conditioning(9)), exact)
+        weights = {layer.format for layer in plan.layers.values()}
+        assert f"int{variant[1]}" in weights and "float16" not in weights
+    assert len(set(lost.values())) == 4  # each protects other rows
+    assert all(0 < value < 2 for value in lost.values())
+
+
+def test_the_paper_presets_say_what_they_cannot_do(nodes, source, tmp_path):
+    node = nodes.PersonalQTAQQuantize
+    made, text, _ = node.execute(source, "", "paper W8A8", paper_variant="W4A8 log2").args
+    assert "W4A8 log2" in text and "simulation" in text
+    with pytest.raises(ValueError, match="cannot be saved"):
+        nodes.PersonalQSaveTAQModel.execute(made, "diffusion_models/paper")
+
+
 @pytest.fixture
 def nodes(host):
     return importlib.import_module("personalq_pack.nodes.taq")

@@ -7,7 +7,20 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from personalq_core.taq.literal import Rows, apply, protected, round_linear, round_log2
+from personalq_core.taq.literal import (
+    PADDING,
+    START,
+    TRIGGER,
+    WORD,
+    Rows,
+    apply,
+    exact_rows,
+    protected,
+    roles,
+    round_linear,
+    round_log2,
+)
+from personalq_core.taq.lora import Branch
 
 IDS = [100, 5, 7, 8, 9, 6, 101, 101, 101, 101]
 
@@ -29,6 +42,10 @@ def call():
     return lambda model: model(x, 500, text).sample
 
 
+def attention_of(unet):
+    return unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+
+
 def error(unet, call, mask, **given):
     given = {"weights": "int8", "activation_bits": 16, "attention": "linear"} | given
     model = apply(copy.deepcopy(unet), rows=Rows(mask), **given)
@@ -48,6 +65,45 @@ def test_masks():
     assert len(random) == 2
     assert set(random) <= {1, 2, 5}
     assert len(at("random", (5, 7, 8, 9))) == 4
+
+
+def test_a_trigger_is_found_over_chunks_in_any_spelling_and_more_than_once():
+    start, end, vector = 100, 101, torch.randn(8)
+    chunks = [[start, 5, 7, 8, end, end], [start, 9, 8, 9, vector, end]]
+    found = roles(chunks, [[8, 9]], end)
+    assert found[:6] == [START, WORD, WORD, TRIGGER, PADDING, PADDING]
+    assert found[6:] == [START, TRIGGER, TRIGGER, TRIGGER, WORD, PADDING]
+    assert roles(chunks, [[77], [vector.clone()]], end)[10] == TRIGGER  # a textual inversion
+    assert TRIGGER not in roles(chunks, [[], [9, 5], [torch.randn(8)]], end)
+    assert exact_rows(found, "trigger and start").sum() == 6
+    assert exact_rows(found, "random").sum() == exact_rows(found, "trigger").sum() == 4
+
+
+def test_a_lora_beside_the_rounded_rows_is_in_the_exact_ones_too(unet):
+    text, mask = torch.randn(1, 10, 96), torch.arange(10).expand(1, 10) < 5
+    holder = nn.ModuleDict({"attn2": copy.deepcopy(attention_of(unet))})
+    exact = holder["attn2"].to_k.weight.clone()
+    given = {"weights": "int4", "activation_bits": 4, "attention": "linear"}
+    attention = apply(holder, rows=Rows(mask), **given)["attn2"]
+    branch = Branch(torch.randn(128, 2), torch.randn(2, 96))
+    attention.to_k.set_branch("lora", branch)
+    made = attention._projected(text, attention.to_k, attention.exact_k, mask[..., None])
+    wanted = text @ exact.T + branch.linear(text)
+    assert (made - wanted)[:, :5].norm() < 1e-2 * wanted.norm()
+    assert (made - wanted)[:, 5:].norm() > 3e-2 * wanted.norm()
+
+
+def test_text_that_a_patch_lengthens_and_masks_are_taken(unet):
+    attention = attention_of(unet)
+    x, text = torch.randn(2, 16, 128), torch.randn(2, 10, 96)
+    holder = nn.ModuleDict({"attn2": copy.deepcopy(attention)})
+    given = {"weights": "int8", "activation_bits": 16, "attention": "linear"}
+    made = apply(holder, rows=Rows(torch.ones(2, 8, dtype=torch.bool)), **given)["attn2"]
+    assert (made(x, text) - attention(x, text)).norm() < 0.02 * attention(x, text).norm()
+    hidden = torch.zeros(16, 10)
+    hidden[:, 6:] = -torch.inf
+    wanted = attention(x, text[:, :6])
+    assert (made(x, text, mask=hidden) - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_without_rounded_activations_it_is_weight_rounding(unet, call):
@@ -89,7 +145,7 @@ def test_powers_of_two():
 
 def test_a_wrong_mask_and_a_model_without_text_are_said(unet, call):
     with pytest.raises(ValueError, match="one mask row to each prompt"):
-        error(unet, call, torch.ones(2, 9, dtype=torch.bool))
+        error(unet, call, torch.ones(3, 10, dtype=torch.bool))
     with pytest.raises(ValueError, match="no cross-attention"):
         apply(
             nn.Sequential(nn.Linear(128, 128)),
