@@ -6,18 +6,16 @@ answer comes back as the `selection` widget of the next run.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from comfy_api.latest import io
 
 from ..personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
 from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
-from ..personalq_core.checkin.engine import load_engine
 from ..personalq_core.library.card import ModelCard
 from .host import folders
+from .library import LIBRARY
 from .search import found_as
 
 CATEGORY = "PersonalQ"
@@ -37,69 +35,6 @@ class _AnyComboType(str):
 
 
 MODEL_NAME = io.Custom(_AnyComboType("COMBO"))
-
-
-class Library:
-    """The user's models and the engine that chooses among them; one for the whole server."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._state: str | None = None
-        self._notes_written = 0
-        self._cards: tuple[ModelCard, ...] = ()
-        self._notices: tuple[str, ...] = ()
-        self._store: Any = None
-        self._engine: CheckIn | None = None
-        self._engine_notices: tuple[str, ...] = ()
-
-    def state(self) -> str:
-        """Changes whenever a model file or a note does."""
-        return f"{folders.library_state()}+{self._notes_written}"
-
-    @property
-    def last_read(self) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]] | None:
-        """What `read` gave last, without a look at the disk; None before the first time."""
-        return (self._engine, self._cards, self._notices) if self._engine and self._state else None
-
-    def note_of(self, fingerprint: str) -> dict[str, Any]:
-        """What the user noted of a model; after the first `read`."""
-        return self._store.notes().get(fingerprint, {})
-
-    def write_note(self, fingerprint: str, note: dict[str, Any]) -> None:
-        """Keep the user's own facts of a model; after the first `read`. See `Store.set_note`."""
-        self._store.set_note(fingerprint, **note)
-        self._notes_written += 1
-
-    def read(
-        self, progress: Callable[[int, int], None] | None = None
-    ) -> tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]:
-        """Engine, cards and notices; only what changed on disk is read again.
-
-        progress: called with (files done, files in all); the running node's bar by default.
-        """
-        # Imported at the first use: a broken index must not take the other nodes down with it.
-        from ..personalq_core.library.scan import Root, scan
-        from ..personalq_core.library.store import Store
-
-        with self._lock:
-            if self._engine is None:
-                self._store = Store(folders.private_folder() / "library.sqlite")
-                self._engine, self._engine_notices = load_engine(self._store)
-            state = self.state()
-            if state != self._state:
-                roots = [Root(kind, path) for kind, path in folders.model_folders()]
-                report = scan(roots, self._store, progress or folders.progress())
-                self._cards = tuple(report.cards)
-                self._notices = (
-                    self._engine_notices
-                    + tuple(self._store.notices)
-                    + tuple(refused.reason for refused in report.refused)
-                )
-                self._state = state
-            return self._engine, self._cards, self._notices
-
-
-LIBRARY = Library()
 
 
 class CheckInSelector(io.ComfyNode):

@@ -22,8 +22,8 @@ from PIL import Image
 from ..personalq_core.library.card import ModelCard
 from ..personalq_core.library.text import clean
 from ..personalq_core.models.llm import Endpoint, load_llm
-from .check_in import LIBRARY
 from .host import folders, web_server
+from .library import LIBRARY
 from .shelf import Shelf, details, preview_stamp
 
 MAX_PAGE = 200

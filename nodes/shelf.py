@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,24 +20,14 @@ from ..personalq_core.checkin.shortlist import shortlist
 from ..personalq_core.checkin.words import FUNCTION_WORDS
 from ..personalq_core.library.card import ModelCard
 
+if TYPE_CHECKING:
+    from .library import Library
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NEAR_ENOUGH = 0.6
 """Share of the best score down to which a card that holds none of the words is still shown."""
 NEAR = 0.3
 """The least that a best score counts as for this."""
-
-Read = tuple[CheckIn, tuple[ModelCard, ...], tuple[str, ...]]
-
-
-class Library(Protocol):
-    @property
-    def last_read(self) -> Read | None:
-        """What `read` gave last, without a look at the disk."""
-        ...
-
-    def read(self, progress: Callable[[int, int], None] | None = None) -> Read:
-        """Engine, cards and notices as the disk has them now."""
-        ...
 
 
 class Shelf:
@@ -54,13 +44,12 @@ class Shelf:
 
         What was read before stays served meanwhile.
         """
-        before = self._library.last_read
+        before = self._library.cards
         self._progress = (0, 0)
         try:
-            now = self._library.read(self._report)
+            return self._library.read_cards(self._report) is not before
         finally:
             self._progress = None
-        return before is None or before[1] is not now[1]
 
     def _report(self, done: int, total: int) -> None:
         self._progress = (done, total)
@@ -88,23 +77,25 @@ class Shelf:
 
     def status(self) -> dict[str, Any]:
         """Size of the library, notices, and the progress of a scan while one runs."""
-        read = self._library.last_read
+        cards = self._library.cards
         return {
-            "cards": len(read[1]) if read else None,
-            "notices": list(read[2]) if read else [],
+            "cards": None if cards is None else len(cards),
+            "notices": list(self._library.notices),
             "scan": self._progress and dict(zip(("done", "total"), self._progress)),
         }
 
     def _current(self) -> _View:
-        if self._library.last_read is None:
+        if self._library.cards is None:
             self.refresh()
-        read = self._library.last_read
-        assert read is not None
+        cards = self._library.cards
+        assert cards is not None
         with self._lock:
-            if self._view is None or self._view.cards is not read[1]:
-                self._view = _View(read[1])
-                # Embedding a large library takes its time: no page waits for it.
-                threading.Thread(target=self._view.learn, args=(read[0],), daemon=True).start()
+            if self._view is None or self._view.cards is not cards:
+                self._view = _View(cards)
+                # To load the engine and embed a large library takes its time: no page waits for it.
+                threading.Thread(
+                    target=self._view.learn, args=(self._library.engine,), daemon=True
+                ).start()
             return self._view
 
 
@@ -131,9 +122,9 @@ class _View:
             for c in cards
         ]
 
-    def learn(self, engine: CheckIn) -> None:
+    def learn(self, engine: Callable[[], CheckIn]) -> None:
         """From now on search with Check-in's engine, too."""
-        self.index = engine.index(self.cards)
+        self.index = engine().index(self.cards)
 
     def matches(self, kind: str, base: str) -> np.ndarray:
         """(cards,) of bool: is it of this kind and base family? Empty means any."""

@@ -5,9 +5,8 @@ Together with model.py the only place of the pack that imports ComfyUI.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,6 @@ def model_folders() -> list[tuple[str, str]]:
         for path in folder_paths.get_folder_paths(name)
         if os.path.isdir(path)
     ]
-
-
-def library_state() -> str:
-    """Changes whenever a file in the model folders, sidecars included, does."""
-    state = hashlib.sha256()
-    for _, root in model_folders():
-        for path, entry in sorted(_files(root)):
-            stat = entry.stat()
-            state.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace"))
-    return state.hexdigest()
-
-
-def _files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    for entry in os.scandir(root):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path)
-        elif entry.is_file():
-            yield entry.path, entry
 
 
 def private_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -76,6 +77,29 @@ def test_search_while_typing_and_filters(comfy, library):
     assert cards(comfy, q="brnbyvone")["cards"][0]["title"] == "Barnaby v1"
     assert cards(comfy, kind="checkpoint")["total"] == 0
     assert cards(comfy, base="sd15")["total"] == 3
+
+
+def test_search_orders_as_check_in_does(comfy, library):
+    wait_until_learned(comfy)
+
+    def titles(query: str) -> list[str]:
+        return [card["title"] for card in cards(comfy, q=query)["cards"]]
+
+    assert titles("my newest barnaby")[:2] == ["Barnaby v2", "Barnaby v1"]
+    assert titles("my oldest barnaby")[:2] == ["Barnaby v1", "Barnaby v2"]
+    assert titles("barnaby v1")[0] == "Barnaby v1"
+    assert "Barnaby v1" not in titles("barnaby not brnbyvone")
+    assert len(titles("newest")) == 3
+    assert titles("barnaby for sdxl") == []
+    assert titles("qqqqq") == []
+
+
+def wait_until_learned(comfy) -> None:
+    for _ in range(300):
+        if cards(comfy, limit=1)["by_meaning"]:
+            return
+        time.sleep(0.1)
+    raise TimeoutError("the library was not embedded")
 
 
 def test_no_answer_holds_a_path_of_the_disk(comfy, library):
