@@ -8,6 +8,7 @@ from tools.comfy import ROOT, Server
 from tools.demo import template_url
 
 CHECK_IN = "PersonalQCheckInSelector"
+TITLE_BAR = 30
 SETTLED_MS = 1000
 """What the page animates or writes behind its own time-outs is over by then."""
 
@@ -39,18 +40,34 @@ def load_graph(page: Page, graph: dict[str, Any]) -> None:
     bring_into_view(page)
 
 
-def bring_into_view(page: Page, scale: float = 0.75) -> None:
-    """Put the first node of the graph that is open at the canvas' upper left.
+def bring_into_view(page: Page, scale: float = 0.75, kind: str = CHECK_IN) -> None:
+    """Put the first node of a kind, or of any, at the canvas' upper left.
 
     Small enough for the tallest question to be in view: what is not cannot be clicked.
     """
     page.evaluate(
-        "scale => { const [x, y] = app.canvas.graph.nodes[0]?.pos ?? [0, 0];"
-        " Object.assign(app.canvas.ds, {scale, offset: [160 / scale - x, 160 / scale - y]});"
+        "scale => { const {nodes} = app.canvas.graph;"
+        f" const [x, y] = (nodes.find(n => n.type === '{kind}') ?? nodes[0])?.pos ?? [0, 0];"
+        " Object.assign(app.canvas.ds, {scale, offset: [160 / scale - x, 200 / scale - y]});"
         " app.canvas.setDirty(true, true); }",
         scale,
     )
     page.wait_for_timeout(SETTLED_MS)
+
+
+def node_box(page: Page, kind: str) -> tuple[float, float, float, float]:
+    """Where the first node of a kind is on the screen: left, top, width, height."""
+    box = page.evaluate(
+        f"(() => {{ const n = {node(kind)}, {{scale, offset}} = app.canvas.ds;"
+        " const drawn = document.querySelector(`[data-node-id='${n.id}']`);"
+        " if (drawn) { const r = drawn.getBoundingClientRect();"
+        "   return [r.left, r.top, r.width, r.height]; }"
+        " const {left, top} = app.canvas.canvas.getBoundingClientRect();"
+        f" return [left + (n.pos[0] + offset[0]) * scale,"
+        f"   top + (n.pos[1] - {TITLE_BAR} + offset[1]) * scale,"
+        f"   n.size[0] * scale, (n.size[1] + {TITLE_BAR}) * scale]; }})()"
+    )
+    return tuple(box)
 
 
 def open_subgraph(page: Page) -> None:

@@ -1,21 +1,20 @@
 """`make screenshots`: the pictures of docs/ and the thumbnails of workflows/, from real runs.
 
-    python -m tools.screenshots [--only thumbnails|states] [--frontend pinned|newest]
+    python -m tools.screenshots [--only thumbnails|pages|check_in|taq] [--frontend pinned|newest]
 
-The models' previews are drawn by the models themselves, so everything shown follows the miniature's
-weights: run it again when those change.
+Everything shown follows the miniature's weights: run it again when those change.
 """
 
 import argparse
 import contextlib
-import json
+import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tools.browser import MISSING, find, launch
 from tools.comfy import NEWEST_FRONTEND, ROOT, Graph, Server
@@ -25,10 +24,13 @@ from tools.page import (
     WORKFLOWS,
     answered,
     asked,
+    bring_into_view,
     check_in_graph,
     close_notices,
     drawn,
     load_graph,
+    node,
+    node_box,
     open_library,
     open_workflow,
     press_run,
@@ -40,21 +42,38 @@ from tools.page import (
 from tools.workflow import on_miniature
 
 DOCS = ROOT / "docs"
+NODES = DOCS / "nodes"
 HELP = ROOT / "web" / "docs"
 """What ComfyUI shows beside a node; only what lies here reaches its users."""
 THUMBNAIL_SIZE = 512
-THEMES = ("dark", "light")
-
-
-def previews(server: Server, loras: Path) -> None:
-    """Draw each personal model once, as the preview beside its file."""
-    graph = json.loads((DOCS / "personal_concept_api.json").read_text())
-    selector = next(n for n in graph.values() if n["class_type"] == CHECK_IN)
-    for card in server.get("/personalq/cards?kind=lora")["cards"]:
-        target = loras / card["name"].replace(".safetensors", ".preview.png")
-        selector["inputs"].update(request=card["title"], selection=card["selection"])
-        picture_of(server, graph, target, 256)
-    server.post("/personalq/rescan", {})
+HELP_LOOK = "nodes2_dark"
+TAQ, COMPARE = "PersonalQTAQQuantize", "PersonalQTAQCompare"
+SAVE, LOAD = "PersonalQSaveTAQModel", "PersonalQLoadTAQModel"
+LOAD_SELECTED = "PersonalQLoadSelected"
+NODE_STATES = {
+    "check_in_asks": "Several models fit: Check-in asks",
+    "check_in_far": "The same at half size, as in a large graph",
+    "check_in_chose": "Chosen, why, and the prompt with its change",
+    "check_in_style": "A subject and a style",
+    "check_in_answered": "An answer, to be changed or forgotten",
+    "check_in_none": "None of these",
+    "check_in_nothing_fits": "Nothing fits: the nearest three and what they lack",
+    "check_in_imported": "A workflow or picture from elsewhere, not yet run here",
+    "check_in_error": "An error and its remedy",
+    "load_selected": "What Load Selected applied",
+    "taq_running": "TAQ Quantize while it fits and packs",
+    "taq_quantize": "Bytes by kind of layer, and how finely the trigger is read",
+    "taq_lora_after": "A LoRA after it works in the slower way",
+    "taq_save": "Save TAQ Model",
+    "taq_load": "Load TAQ Model",
+    "taq_compare": "TAQ Compare",
+}
+"""State of a node -> what the gallery says of it."""
+LOOKS = {
+    "dark": "LiteGraph, dark", "light": "LiteGraph, light",
+    "nodes2_dark": "Nodes 2.0, dark", "nodes2_light": "Nodes 2.0, light",
+}  # fmt: skip
+"""End of a picture's name -> how the page looked: LiteGraph as pinned, Nodes 2.0 as of today."""
 
 
 def picture_of(server: Server, graph: Graph, target: Path, side: int) -> None:
@@ -86,48 +105,171 @@ def thumbnails(page: Page, server: Server) -> None:
         picture_of(server, graph, target, THUMBNAIL_SIZE)
 
 
-def states(page: Page, server: Server, theme: str, ending: str) -> None:
-    """Every node in every state, and the library, in one theme."""
-    open_workflow(page, server)
-    set_setting(page, "Comfy.ColorPalette", theme)
+class Look:
+    """One page in one theme, and where its pictures go."""
 
-    def keep(name: str, part: Locator | None = None) -> None:
-        page.wait_for_timeout(600)
-        (part or page).screenshot(path=DOCS / f"{name}_{ending}.png")
-        if part and ending == "dark":
-            shutil.copy(DOCS / f"{name}_{ending}.png", HELP / f"{name}.png")
+    def __init__(self, page: Page, server: Server, ending: str) -> None:
+        self.page, self.server, self.ending = page, server, ending
 
+    def keep(self, folder: Path, name: str, part: Locator | None = None, **clip: float) -> None:
+        """Write docs/.../NAME_LOOK.png, and beside the help pages what those show."""
+        self.page.wait_for_timeout(600)
+        path = folder / f"{name}_{self.ending}.png"
+        (part or self.page).screenshot(path=path, **({"clip": clip} if clip else {}))
+        shrink(path)
+        shown = HELP / f"{name}.png"
+        if self.ending == HELP_LOOK and shown.name in help_pictures():
+            shutil.copy(path, shown)
+
+    def node(self, name: str, kind: str, scale: float = 1.0) -> None:
+        """A picture of the first node of a kind, whole."""
+        self.page.evaluate("app.canvas.deselectAll?.()")
+        bring_into_view(self.page, scale, kind)
+        left, top, width, height = node_box(self.page, kind)
+        edge = 14 * scale
+        self.keep(
+            NODES, name,
+            x=left - edge, y=top - edge, width=width + 2 * edge, height=height + 2 * edge,
+        )  # fmt: skip
+
+
+def shrink(path: Path) -> None:
+    """The same picture with a palette."""
+    with Image.open(path) as picture:
+        colours = picture.convert("RGB")
+    # Maximum coverage: a small green badge is a colour too.
+    small = colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+def help_pictures() -> set[str]:
+    """Names of the pictures that the help pages show."""
+    text = "".join(path.read_text() for path in HELP.glob("*.md"))
+    return set(re.findall(r"\]\((\w+\.png)\)", text))
+
+
+def pages(look: Look) -> None:
+    """The whole page: the finished graph, a question in it, the library."""
+    page = look.page
+    open_workflow(page, look.server)
+    page.evaluate("Object.assign(app.canvas.ds, {scale: 0.8, offset: [60, 90]})")
     press_run(page)
     answered(page, "barnaby")
     drawn(page)
     close_notices(page)
-    keep("graph")
+    look.keep(DOCS, "graph")
     write_request(page, "Barnaby the bear")
     press_run(page)
     asked(page)
-    keep("question")
-    keep("taq_quantize", page.locator(".personalq-panel", has=page.locator(".personalq-bar")))
-
-    panel = page.locator(".personalq-panel").first
-    for name, request, selection in (
-        ("asks", "Barnaby the bear", ""),
-        ("chose", "my newest bear on the beach", ""),
-        ("nothing_fits", "a steam locomotive crossing a viaduct", ""),
-        ("error", "Barnaby the bear", "lora:gone.safetensors#0123456789"),
-    ):
-        load_state(page, request, selection)
-        keep(f"check_in_{name}", panel)
-    load_state(page, "Barnaby the bear", "")
-    far(page)
-    keep("check_in_far", page.locator("#graph-canvas-container, .graph-canvas-container").first)
+    look.keep(DOCS, "question")
     open_library(page)
     page.locator(".personalq-tile").first.wait_for()
     library = page.locator(".personalq-library")
-    keep("library", library)
+    look.keep(DOCS, "library", library)
     page.locator(".personalq-tile", has_text="barnaby v4").click()
     page.locator(".personalq-fact-list").wait_for()
-    keep("library_card", library)
+    look.keep(DOCS, "library_card", library)
     open_library(page)
+
+
+def check_in_states(look: Look) -> None:
+    """The Check-in Selector in every state."""
+    page = look.page
+    gone = "lora:gone.safetensors#0123456789"
+    for name, request, selection in (
+        ("chose", "my newest bear on the beach", ""),
+        ("style", "my newest bear on the beach, workshop blueprint style", ""),
+        ("none", "Barnaby the bear", "none"),
+        ("nothing_fits", "a steam locomotive crossing a viaduct", ""),
+        ("error", "Barnaby the bear", gone),
+        ("asks", "Barnaby the bear", ""),
+    ):
+        load_state(page, request, selection)
+        look.node(f"check_in_{name}", CHECK_IN)
+    look.node("check_in_far", CHECK_IN, scale=0.5)
+    bring_into_view(page)
+    page.locator(".personalq-card", has_text="barnaby v2").click()
+    answered(page, "barnaby v2")
+    look.node("check_in_answered", CHECK_IN)
+    graph = page.evaluate("app.graph.serialize()")
+    for entry in graph["nodes"]:
+        entry["properties"].pop("personalq", None)
+    load_graph(page, graph)
+    look.node("check_in_imported", CHECK_IN)
+
+
+def taq_states(look: Look) -> None:
+    """The other nodes: running, done, before a LoRA, saved, loaded, compared."""
+    page = look.page
+    open_workflow(page, look.server)
+    page.evaluate(
+        f"{node('CheckpointLoaderSimple')}.connect(1, {node(TAQ)}, 'clip');"
+        f"const add = (kind, pos) => {{ const n = LiteGraph.createNode(kind); n.pos = pos;"
+        f" app.graph.add(n); return n; }};"
+        f"{node(TAQ)}.connect(0, add('{SAVE}', [1700, 80]), 'model')"
+    )
+    write_request(page, f"my newest bear in the snow, {look.ending.replace('_', ' ')}")
+    bring_into_view(page)
+    run(page)
+    page.locator(".personalq-progress").first.wait_for(timeout=60_000)
+    look.node("taq_running", TAQ)
+    drawn(page)
+    look.node("taq_quantize", TAQ)
+    look.node("load_selected", LOAD_SELECTED)
+    look.node("taq_save", SAVE)
+    page.evaluate(
+        "(() => { const lora = LiteGraph.createNode('LoraLoaderModelOnly');"
+        f" lora.pos = [1700, 300]; app.graph.add(lora); {node(TAQ)}.connect(0, lora, 0); }})()"
+    )
+    look.node("taq_lora_after", TAQ)
+    saved = page.evaluate(f"{node(SAVE)}.properties.personalq_told[0]").partition(":")[0]
+    shelf = look.server.models / "diffusion_models" / Path(saved).name
+    shutil.copy(look.server.output / saved, shelf)
+    load_graph(page, loaded_graph(shelf.name))
+    run(page)
+    page.locator(".personalq-bar").wait_for(timeout=60_000)
+    look.node("taq_load", LOAD)
+    shelf.unlink()
+    open_workflow(page, look.server, "taq_compare")
+    run(page)
+    page.wait_for_function(f"app.nodeOutputs[{node(COMPARE)}.id]?.images", timeout=120_000)
+    page.wait_for_timeout(1500)
+    look.node("taq_compare", COMPARE)
+
+
+def loaded_graph(name: str) -> dict[str, Any]:
+    """A graph that loads a saved model and shows its report."""
+    load = {
+        "id": 1, "type": LOAD, "pos": [100, 100], "size": [340, 120], "flags": {}, "order": 0,
+        "mode": 0, "properties": {}, "inputs": [], "widgets_values": [name],
+        "outputs": [
+            {"name": "model", "type": "MODEL", "links": []},
+            {"name": "trigger", "type": "STRING", "links": []},
+            {"name": "report", "type": "STRING", "links": [1]},
+        ],
+    }  # fmt: skip
+    sink = {
+        "id": 2, "type": "PreviewAny", "pos": [600, 100], "size": [300, 150], "flags": {},
+        "order": 1, "mode": 0, "properties": {}, "outputs": [], "widgets_values": [],
+        "inputs": [{"name": "source", "type": "*", "link": 1}],
+    }  # fmt: skip
+    return {
+        "last_node_id": 2, "last_link_id": 1, "nodes": [load, sink], "version": 0.4,
+        "links": [[1, 1, 2, 2, 0, "STRING"]], "groups": [], "config": {}, "extra": {},
+    }  # fmt: skip
+
+
+def gallery() -> None:
+    """docs/nodes.md: every node in every state and look."""
+    lines = [
+        "# Every node in every state", "",
+        "Made by `make screenshots`: real runs on the miniature. LiteGraph on the pinned graph "
+        "page, Nodes 2.0 on the newest.", "",
+    ]  # fmt: skip
+    for name, title in NODE_STATES.items():
+        lines += [f"## {title}", "", "| " + " | ".join(LOOKS.values()) + " |", "|---" * 4 + "|"]
+        lines += ["| " + " | ".join(f"![{title}](nodes/{name}_{e}.png)" for e in LOOKS) + " |", ""]
+    (DOCS / "nodes.md").write_text("\n".join(lines))
 
 
 def load_state(page: Page, request: str, selection: str) -> None:
@@ -135,7 +277,6 @@ def load_state(page: Page, request: str, selection: str) -> None:
     graph = check_in_graph(request)
     graph["nodes"][0]["widgets_values"][1] = selection
     load_graph(page, graph)
-    page.evaluate("app.canvas.ds.scale = 1; app.canvas.ds.offset = [-300, 0]")  # all in sight
     run(page)
     page.locator(".personalq-question, .personalq-prompt, .personalq-error").first.wait_for()
     page.wait_for_timeout(1500)
@@ -143,38 +284,40 @@ def load_state(page: Page, request: str, selection: str) -> None:
         page.keyboard.press("Escape")  # the page's own dialog of an error
 
 
-def far(page: Page) -> None:
-    """Half size, as in a large graph."""
-    page.evaluate("app.canvas.ds.changeScale(0.5); app.canvas.setDirty(true, true)")
-    page.wait_for_timeout(800)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("thumbnails", "states"))
-    parser.add_argument("--frontend", choices=("pinned", "newest"), default="pinned")
+    parser.add_argument("--only", choices=("thumbnails", "pages", "check_in", "taq"))
+    parser.add_argument("--frontend", choices=("pinned", "newest"))
     options = parser.parse_args()
     chromium = find()
     if not chromium:
         sys.exit(f"No screenshots: {MISSING}")
     assemble_models(BASE / "models")
-    newest = options.frontend == "newest"
-    with Server(BASE, frontend=NEWEST_FRONTEND if newest else None) as server:
-        previews(server, BASE / "models" / "loras")
-        with sync_playwright() as playwright:
-            page = launch(playwright, chromium).new_page(viewport={"width": 1600, "height": 1400})
-            steps: dict[str, Callable[[], None]] = {
-                "thumbnails": lambda: thumbnails(page, server),
-                "states": lambda: [
-                    states(page, server, theme, f"nodes2_{theme}" if newest else theme)
-                    for theme in THEMES
-                ],
-            }
-            open_workflow(page, server)
-            set_nodes_2(page, newest)
-            for name, step in steps.items():
-                if options.only in (None, name):
-                    step()
+    NODES.mkdir(exist_ok=True)
+    for newest in (False, True):
+        if options.frontend in (None, "newest" if newest else "pinned"):
+            served = Server(BASE, frontend=NEWEST_FRONTEND if newest else None)
+            with served as server, sync_playwright() as playwright:
+                take(launch(playwright, chromium), server, newest, options.only)
+    gallery()
+
+
+def take(browser: Browser, server: Server, newest: bool, only: str | None) -> None:
+    """All pictures, or those of one kind, on one graph page."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    open_workflow(page, server)
+    set_nodes_2(page, newest)
+    if only in (None, "thumbnails") and not newest:
+        thumbnails(page, server)
+    for theme in ("dark", "light"):
+        set_setting(page, "Comfy.ColorPalette", theme)
+        look = Look(page, server, f"nodes2_{theme}" if newest else theme)
+        for name, step in (
+            ("pages", pages), ("check_in", check_in_states), ("taq", taq_states),
+        ):  # fmt: skip
+            if only in (None, name):
+                step(look)
+    browser.close()
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ export function addCheckIn(node) {
     const decision = checked(node.properties[KEPT]);
     const answered = selection.value;
     if (decision && fits(decision, answered)) render(decision);
-    else if (answered) show(...restored(nameOf(answered), actions));
+    else if (answered) show(...restored(modelOf(answered), actions));
     else show();
   });
 
@@ -123,8 +123,9 @@ function hide(widget) {
   widget.options.hidden = true;
 }
 
-/** "lora:sub/bear_v4.safetensors#0123456789" -> "bear_v4". */
-function nameOf(selection) {
-  if (selection === NO_MODEL) return t("no personal model");
-  return selection.replace(/^\w+:/, "").replace(/#[0-9a-f]*$/, "").replace(/^.*[\\/]|\.safetensors$/g, "");
+/** "lora:sub/bear_v4.safetensors#0123456789" -> its kind, name and title; else a title alone. */
+function modelOf(selection) {
+  const [, kind, name] = selection.match(/^(\w+):(.+)#[0-9a-f]*$/) ?? [];
+  if (name) return { kind, name, title: name.replace(/^.*[\\/]|\.safetensors$/g, "") };
+  return { title: selection === NO_MODEL ? t("no personal model") : selection.replace(IN_WORDS, "") };
 }

@@ -61,11 +61,12 @@ export const VIEWS = {
   ],
 };
 
-/** Known is only the saved answer, as in a workflow that never ran here. */
-export function restored(name, actions) {
+/** Known is only the saved answer, as in a workflow or a picture whose run is not over. */
+export function restored(model, actions) {
   return [
     el("div", { class: "row", role: "status" },
-      el("span", { class: "grow quiet", text: t("Your choice: {name}", { name }) }),
+      model.name ? picture(model) : null,
+      el("div", { class: "title grow", text: t("Your choice: {name}", { name: model.title }) }),
       button(t("change"), () => actions.answer(""))),
   ];
 }

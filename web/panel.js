@@ -28,7 +28,7 @@ const FAR = 0.6; // below this zoom only what matters is shown, larger
 /** Put a panel at the end of a node; returns a function that shows elements in it. */
 export function addPanel(node, label) {
   const content = el("div", { class: "content" });
-  const root = el("div", { class: "panel", role: "region", "aria-label": label }, content);
+  const root = el("div", { class: "panel", role: "region", "aria-label": label, tabindex: -1 }, content);
   let height = 0;
 
   const widget = node.addDOMWidget("personalq", "personalq", root, {
@@ -41,9 +41,10 @@ export function addPanel(node, label) {
   widget.serialize = false;
 
   const fit = () => {
+    // Seen from afar it shows less and stays as tall: zooming must not change a node's size.
+    if (!isFar()) content.style.setProperty("--pq-near", `${content.offsetHeight}px`);
     const wanted = content.childElementCount ? content.offsetHeight + 2 * MARGIN : 0;
     if (!root.isConnected || Math.abs(wanted - height) < 1) return;
-    if (wanted && wanted < height && isFar()) return; // zooming must not change a node's size
     const spare = node.size[1] - node.computeSize()[1]; // room the user gave it on purpose
     height = wanted;
     node.setSize([node.size[0], node.computeSize()[1] + Math.max(spare, 0)]);
@@ -54,7 +55,10 @@ export function addPanel(node, label) {
   after(node, "onRemoved", () => observer.disconnect());
 
   return (...children) => {
+    const hadFocus = root.contains(document.activeElement);
     content.replaceChildren(...children.filter((child) => child != null));
+    content.style.removeProperty("--pq-near");
+    if (hadFocus) root.focus({ preventScroll: true }); // the next Tab goes on from here
     fit();
   };
 }

@@ -18,7 +18,30 @@ export function changes(before, after) {
     else if (j === b.length || (i < a.length && common[i + 1][j] >= common[i][j + 1])) push("gone", a[i++]);
     else push("added", b[j++]);
   }
-  return parts;
+  return gathered(parts);
+}
+
+/** What went and what came side by side, where only spaces stand between changes. */
+function gathered(parts) {
+  const result = [];
+  let [gone, added] = ["", ""];
+  const flush = () => {
+    const marked = added.trimEnd();
+    if (gone.trim()) result.push(["gone", gone.trim()]);
+    if (marked) result.push(["added", marked]);
+    if (marked !== added) result.push(["same", added.slice(marked.length)]);
+    [gone, added] = ["", ""];
+  };
+  for (const [kind, text] of parts) {
+    if (kind !== "added" && (kind === "gone" || ((gone || added) && !text.trim()))) gone += text;
+    if (kind === "added" || (kind === "same" && (gone || added) && !text.trim())) added += text;
+    if (kind === "same" && text.trim()) {
+      flush();
+      result.push([kind, text]);
+    }
+  }
+  flush();
+  return result;
 }
 
 const words = (text) => text.split(/(?<=\s)|(?=\s)|(?<=[^\p{L}\p{N}_])|(?=[^\p{L}\p{N}_])/u).filter(Boolean);

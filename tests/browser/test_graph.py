@@ -1,18 +1,23 @@
 """What a person does in the graph: open a template, press Run, answer a question."""
 
+import urllib.parse
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tools.comfy import Server
 from tools.page import (
     CHECK_IN,
+    SETTLED_MS,
     answered,
     asked,
+    bring_into_view,
     check_in_graph,
     drawn,
     load_graph,
     node,
+    node_box,
     open_workflow,
     press_run,
     run,
@@ -20,6 +25,7 @@ from tools.page import (
 )
 
 QUESTION = "Barnaby the bear"
+TAQ = "PersonalQTAQQuantize"
 
 
 def ask(page: Page, request: str = QUESTION) -> None:
@@ -45,6 +51,24 @@ def test_question_click_picture(page: Page, page_server: Server, screenshot: Cal
     card.click()
     answered(page, title)
     drawn(page)
+
+    drop_saved_picture(page)
+    name = title.replace(" ", "_")
+    page.locator(".personalq-panel", has_text=f"Your choice: {name}").wait_for()
+    assert saved_values(page)[1].startswith(f"lora:{name}")
+    assert page.locator(".personalq-card").count() == 0
+
+
+def drop_saved_picture(page: Page) -> None:
+    """What the page does with a picture that is dragged in: open the workflow it holds."""
+    image = page.evaluate(f"app.nodeOutputs[{node('SaveImage')}.id].images[0]")
+    address = f"/view?{urllib.parse.urlencode(image)}"
+    page.evaluate(
+        "async address => { const picture = await (await fetch(address)).blob();"
+        " await app.handleFile(new File([picture], 'dropped.png', {type: 'image/png'})); }",
+        address,
+    )
+    page.wait_for_timeout(SETTLED_MS)
 
 
 def test_a_clear_request_needs_no_question(litegraph: Page):
@@ -76,6 +100,9 @@ def test_keyboard_alone_answers(page: Page):
     page.keyboard.press("Enter")
     answered(page, "barnaby v2")
     assert saved_values(page)[1].startswith("lora:barnaby_v2")
+    # What had the focus is gone; the next Tab goes on in the panel all the same.
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('.personalq-panel') !== null")
 
 
 def test_an_answer_in_own_words(litegraph: Page):
@@ -117,6 +144,8 @@ def test_nothing_fits_shows_the_nearest(litegraph: Page, screenshot: Callable):
     run(litegraph)
     litegraph.locator(".personalq-question", has_text="fits").wait_for(timeout=60_000)
     assert 1 <= litegraph.locator(".personalq-card").count() <= 3
+    missing = litegraph.locator(".personalq-difference").first
+    expect(missing).to_contain_text("says nothing of steam, locomotive")
     screenshot(litegraph)
 
 
@@ -144,3 +173,75 @@ def test_an_open_question_stops_auto_queueing(litegraph: Page):
     assert litegraph.evaluate("runs") <= 2
     litegraph.evaluate("app.graph.clear()")
     assert litegraph.evaluate("app.extensionManager.queueSettings.mode") == "instant"
+
+
+def test_a_question_is_readable_at_half_size(page: Page):
+    ask(page)
+    size = f"[...{node(CHECK_IN)}.size]"
+    before = page.evaluate(size)
+    bring_into_view(page, scale=0.5)
+    letters = page.evaluate(
+        "['.personalq-question', '.personalq-card .personalq-title', '.personalq-difference'].map("
+        "name => 0.5 * parseFloat(getComputedStyle(document.querySelector(name)).fontSize))"
+    )
+    assert min(letters) >= 9  # pixels on the screen
+    panel = page.locator(".personalq-panel").bounding_box()
+    last = page.get_by_role("button", name="None of these").bounding_box()
+    assert panel and last and last["y"] + last["height"] <= panel["y"] + panel["height"] + 1
+    assert page.evaluate(size) == before
+
+
+def test_a_node_can_be_resized(page: Page):
+    ask(page)
+    panel = page.locator(".personalq-panel")
+    narrow = panel.bounding_box()
+    left, top, width, height = node_box(page, CHECK_IN)
+    page.mouse.move(left + width - 4, top + height - 4)
+    page.mouse.down()
+    page.mouse.move(left + width + 150, top + height + 90, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(SETTLED_MS)
+    wide = panel.bounding_box()
+    assert narrow and wide and wide["width"] > narrow["width"] + 100
+    page.locator(".personalq-card").last.click()
+    answered(page, "barnaby v4")
+    after = panel.bounding_box()
+    assert after and after["width"] == pytest.approx(wide["width"], abs=2)
+
+
+def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page, page_server: Server):
+    open_workflow(litegraph, page_server)
+    write_request(litegraph, "my newest bear in the snow")
+    seen = litegraph.evaluate_handle(
+        "(() => { const seen = []; new MutationObserver(() => { const bar ="
+        " document.querySelector('.personalq-progress'); if (bar) seen.push([bar.value, bar.max]);"
+        "}).observe(document.body, {childList: true, subtree: true}); return seen; })()"
+    )
+    run(litegraph)
+    sizes = litegraph.locator(".personalq-panel", has=litegraph.locator(".personalq-bar"))
+    sizes.wait_for(timeout=60_000)
+    assert seen.json_value()
+    assert all(0 <= done <= total for done, total in seen.json_value())
+    expect(sizes).to_contain_text("brnbyvfour bear")
+    expect(sizes).to_contain_text("read by layers in")
+    assert sizes.locator(".personalq-kinds li").count() == 3
+    told = litegraph.locator(".personalq-panel", has_text="barnaby v4: strength 1")
+    expect(told).to_be_visible()
+
+    slower = litegraph.get_by_text("a little slower in each step")
+    expect(slower).to_have_count(0)
+    litegraph.evaluate(
+        "(() => { const lora = LiteGraph.createNode('LoraLoaderModelOnly'); app.graph.add(lora);"
+        f" {node(TAQ)}.connect(0, lora, 0); }})()"
+    )
+    expect(slower).to_be_visible()
+
+
+def test_compare_shows_its_picture_in_the_node(page: Page, page_server: Server):
+    open_workflow(page, page_server, "taq_compare")
+    page.evaluate(f"{node('PersonalQTAQCompare')}.widgets.find(w => w.name === 'steps').value = 2")
+    run(page)
+    shown = f"app.nodeOutputs[{node('PersonalQTAQCompare')}.id]?.images"
+    page.wait_for_function(f"{shown}?.length === 1", timeout=120_000)
+    drawn = f"{node('PersonalQTAQCompare')}.imgs?.[0]?.naturalWidth > 100"
+    page.wait_for_function(f"{drawn} || document.querySelector('.lg-node img[src*=\"/view\"]')")

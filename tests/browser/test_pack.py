@@ -15,7 +15,6 @@ from tools.page import (
     check_in_graph,
     load_graph,
     open_library,
-    open_page,
     open_workflow,
     run,
     set_setting,
@@ -55,6 +54,7 @@ def test_hostile_text_is_only_text(page: Page):
     answered(page, "<img src=")
     open_library(page)
     page.get_by_role("searchbox").fill("zzdragon")
+    expect(page.locator(".personalq-library")).to_contain_text("1 models")
     tile = page.locator(".personalq-tile", has_text="<img src=")
     tile.click()
     expect(page.locator(".personalq-fact-list")).to_contain_text("<script>window.hurt = 1</script>")
@@ -101,17 +101,18 @@ def test_no_serious_accessibility_violation(page: Page):
     assert serious(".personalq-panel") == []
 
 
-def test_leaves_no_globals_and_no_listeners(browser: Browser, page_server: Server):
-    def globals_of(with_pack: bool) -> set[str]:
+def test_leaves_nothing_behind_and_asks_no_other_host(browser: Browser, page_server: Server):
+    """No globals, no listeners; hosts only those that a page without the pack asks."""
+
+    def names_and_hosts(with_pack: bool) -> tuple[set[str], set[str]]:
         page = browser.new_page()
+        hosts: set[str] = set()
+        page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         page.add_init_script(COUNT_LISTENERS)
         if not with_pack:
             page.route("**/extensions/personalq/**", lambda route: route.abort())
-            page.goto(page_server.url)
-            page.wait_for_function("window.app?.graph")
-            page.wait_for_timeout(3000)
-        else:
-            open_page(page, page_server)
+        open_workflow(page, page_server)
+        if with_pack:
             ask(page)
             open_library(page)
             page.locator(".personalq-tile").first.hover()
@@ -121,36 +122,23 @@ def test_leaves_no_globals_and_no_listeners(browser: Browser, page_server: Serve
             open_library(page)
             page.evaluate("app.graph.clear()")
             assert page.evaluate("listeners.map(([type]) => type)") == []
+        page.wait_for_timeout(1000)
         names = set(page.evaluate("Object.keys(window)"))
         page.close()
-        return names
+        return names, hosts
 
-    assert globals_of(with_pack=True) - globals_of(with_pack=False) == set()
-
-
-def test_the_pack_asks_no_other_host(browser: Browser, page_server: Server):
-    def hosts(with_pack: bool) -> set[str]:
-        page = browser.new_page()
-        if not with_pack:
-            page.route("**/extensions/personalq/**", lambda route: route.abort())
-        seen: set[str] = set()
-        page.on("request", lambda request: seen.add(request.url.split("/")[2]))
-        open_workflow(page, page_server)
-        if with_pack:
-            ask(page)
-            open_library(page)
-        page.wait_for_timeout(2000)
-        page.close()
-        return seen
-
-    assert hosts(with_pack=True) <= hosts(with_pack=False)
+    names, hosts = names_and_hosts(with_pack=True)
+    plain_names, plain_hosts = names_and_hosts(with_pack=False)
+    assert names - plain_names == set()
+    assert hosts <= plain_hosts
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_opens_cleanly(litegraph: Page, page_server: Server, name: str):
     open_workflow(litegraph, page_server, name)
-    types = litegraph.evaluate("app.graph.nodes.map(n => [n.type, !!n.has_errors])")
-    assert all(not failed for _, failed in types), types
+    wrong = set(litegraph.evaluate("app.graph.nodes.filter(n => n.has_errors).map(n => n.type)"))
+    # The newest page marks a checkpoint that the user has to bring.
+    assert wrong <= ({"CheckpointLoaderSimple"} if name.startswith("sdxl") else set())
     unknown = "app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).length"
     assert litegraph.evaluate(unknown) == 0
     assert (ROOT / "workflows" / f"{name}.jpg").is_file()

@@ -100,6 +100,13 @@ def test_undo_and_copies(litegraph: Page):
             break
     expect(litegraph.locator(".personalq-question")).to_be_visible()
     assert saved_values(litegraph)[1] == ""
+    for _ in range(4):
+        litegraph.evaluate(undo.replace("undo", "redo"))
+        litegraph.wait_for_timeout(700)
+        if not litegraph.locator(".personalq-card").count():
+            break
+    expect(litegraph.locator(".personalq-panel")).to_contain_text("barnaby")
+    assert saved_values(litegraph)[1].startswith("lora:barnaby_v1")
 
 
 def test_other_workflow_and_back(litegraph: Page):
