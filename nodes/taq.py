@@ -180,7 +180,7 @@ class PersonalQMarkTrigger(io.ComfyNode):
             found = f'"{trigger.strip()}" does not stand in the prompt: nothing is marked.'
         else:
             found = "No trigger is given: nothing is marked."
-        return io.NodeOutput(made, found)
+        return io.NodeOutput(made, found, ui={"text": [found]})
 
 
 class PersonalQSaveTAQModel(io.ComfyNode):

@@ -49,7 +49,7 @@ THUMBNAIL_SIZE = 512
 HELP_LOOK = "nodes2_dark"
 TAQ, COMPARE = "PersonalQTAQQuantize", "PersonalQTAQCompare"
 SAVE, LOAD = "PersonalQSaveTAQModel", "PersonalQLoadTAQModel"
-LOAD_SELECTED = "PersonalQLoadSelected"
+LOAD_SELECTED, MARK = "PersonalQLoadSelected", "PersonalQMarkTrigger"
 NODE_STATES = {
     "check_in_asks": "Several models fit: Check-in asks",
     "check_in_far": "The same at half size, as in a large graph",
@@ -64,6 +64,7 @@ NODE_STATES = {
     "taq_running": "TAQ Quantize while it fits and packs",
     "taq_quantize": "Bytes by kind of layer, and how finely the trigger is read",
     "taq_lora_after": "A LoRA after it works in the slower way",
+    "mark_trigger": "Mark Trigger",
     "taq_save": "Save TAQ Model",
     "taq_load": "Load TAQ Model",
     "taq_compare": "TAQ Compare",
@@ -206,7 +207,11 @@ def taq_states(look: Look) -> None:
         f"{node('CheckpointLoaderSimple')}.connect(1, {node(TAQ)}, 'clip');"
         f"const add = (kind, pos) => {{ const n = LiteGraph.createNode(kind); n.pos = pos;"
         f" app.graph.add(n); return n; }};"
-        f"{node(TAQ)}.connect(0, add('{SAVE}', [1700, 80]), 'model')"
+        f"{node(TAQ)}.connect(0, add('{SAVE}', [1700, 80]), 'model');"
+        f"const mark = add('{MARK}', [1700, 300]), look = add('PreviewAny', [2200, 300]);"
+        f"{node('CheckpointLoaderSimple')}.connect(1, mark, 'clip');"
+        f"{node(CHECK_IN)}.connect(1, mark, 'text'); {node(CHECK_IN)}.connect(2, mark, 'trigger');"
+        "mark.connect(1, look, 0)"
     )
     write_request(page, f"my newest bear in the snow, {look.ending.replace('_', ' ')}")
     bring_into_view(page)
@@ -216,10 +221,11 @@ def taq_states(look: Look) -> None:
     drawn(page)
     look.node("taq_quantize", TAQ)
     look.node("load_selected", LOAD_SELECTED)
+    look.node("mark_trigger", MARK)
     look.node("taq_save", SAVE)
     page.evaluate(
         "(() => { const lora = LiteGraph.createNode('LoraLoaderModelOnly');"
-        f" lora.pos = [1700, 300]; app.graph.add(lora); {node(TAQ)}.connect(0, lora, 0); }})()"
+        f" lora.pos = [1700, 800]; app.graph.add(lora); {node(TAQ)}.connect(0, lora, 0); }})()"
     )
     look.node("taq_lora_after", TAQ)
     saved = page.evaluate(f"{node(SAVE)}.properties.personalq_told[0]").partition(":")[0]

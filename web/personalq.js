@@ -13,6 +13,7 @@ import { addTold } from "./told.js";
 const PANELS = {
   PersonalQCheckInSelector: addCheckIn,
   PersonalQLoadSelected: addTold,
+  PersonalQMarkTrigger: addTold,
   PersonalQTAQQuantize: addTaq,
   PersonalQSaveTAQModel: addTold,
   PersonalQLoadTAQModel: addTaq,

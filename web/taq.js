@@ -57,13 +57,15 @@ function checked(sizes) {
     before_bytes: before,
     after_bytes: after,
     trigger: String(sizes.trigger ?? "").slice(0, 200),
+    how: String(sizes.how ?? "").slice(0, 300),
     text_layers: Object.fromEntries(formats.map(([name, number]) => [name.slice(0, 40), number])),
     kinds: Object.fromEntries(kinds.map(([name, kind]) => [
       name.slice(0, 80), { before_bytes: kind.before_bytes, after_bytes: kind.after_bytes }])),
   };
 }
 
-function view({ before_bytes, after_bytes, kinds, trigger, text_layers: formats }, followedByLora) {
+function view(sizes, followedByLora) {
+  const { before_bytes, after_bytes, kinds } = sizes;
   const percent = Math.round(100 * (before_bytes ? after_bytes / before_bytes : 1));
   const names = Object.keys(kinds);
   return [
@@ -80,18 +82,19 @@ function view({ before_bytes, after_bytes, kinds, trigger, text_layers: formats 
       el("span", { class: `dot kind-${number % 4}` }),
       el("span", { class: "grow line", text: name, title: name }),
       el("span", { class: "line", text: `${size(kinds[name].before_bytes)} → ${size(kinds[name].after_bytes)}` })))),
-    ...readBy(trigger, Object.entries(formats)),
+    ...readBy(sizes),
     followedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower in each step.")) : null,
   ];
 }
 
-/** The trigger, and how finely the layers that read it are stored. */
-function readBy(trigger, formats) {
+/** The trigger, how finely the layers that read it are stored, and what it changed. */
+function readBy({ trigger, text_layers: formats, how }) {
   if (!trigger) return [];
-  const layers = formats.map(([format, count]) => `${count} × ${format}`).join(", ");
+  const layers = Object.entries(formats).map(([format, count]) => `${count} × ${format}`).join(", ");
   return [
     el("div", { class: "facts" }, el("span", { text: t("trigger") }), el("span", { class: "trigger", text: trigger })),
     layers ? note(t("read by layers in {layers}", { layers })) : null,
+    how ? note(how) : null,
   ];
 }
 
