@@ -1,5 +1,6 @@
 """What tests and screenshots do on the graph page, in one place, because pages change."""
 
+import json
 from typing import Any
 
 from playwright.sync_api import Page
@@ -38,6 +39,11 @@ def load_graph(page: Page, graph: dict[str, Any]) -> None:
     """Put a graph in the page's UI format on the canvas."""
     page.evaluate("graph => app.loadGraphData(graph)", graph)
     bring_into_view(page)
+
+
+def load_workflow(page: Page, name: str = "personal_concept") -> None:
+    """Put workflows/NAME.json on the canvas without opening the page anew."""
+    load_graph(page, json.loads((ROOT / "workflows" / f"{name}.json").read_text()))
 
 
 def bring_into_view(page: Page, scale: float = 0.75, kind: str = CHECK_IN) -> None:

@@ -29,6 +29,7 @@ from tools.page import (
     close_notices,
     drawn,
     load_graph,
+    load_workflow,
     node,
     node_box,
     open_library,
@@ -152,7 +153,7 @@ def help_pictures() -> set[str]:
 def pages(look: Look) -> None:
     """The whole page: the finished graph, a question in it, the library."""
     page = look.page
-    open_workflow(page, look.server)
+    load_workflow(page)
     page.evaluate("Object.assign(app.canvas.ds, {scale: 0.8, offset: [60, 90]})")
     press_run(page)
     answered(page, "barnaby")
@@ -202,7 +203,7 @@ def check_in_states(look: Look) -> None:
 def taq_states(look: Look) -> None:
     """The other nodes: running, done, before a LoRA, saved, loaded, compared."""
     page = look.page
-    open_workflow(page, look.server)
+    load_workflow(page)
     page.evaluate(
         f"{node('CheckpointLoaderSimple')}.connect(1, {node(TAQ)}, 'clip');"
         f"const add = (kind, pos) => {{ const n = LiteGraph.createNode(kind); n.pos = pos;"
@@ -236,7 +237,7 @@ def taq_states(look: Look) -> None:
     page.locator(".personalq-bar").wait_for(timeout=60_000)
     look.node("taq_load", LOAD)
     shelf.unlink()
-    open_workflow(page, look.server, "taq_compare")
+    load_workflow(page, "taq_compare")
     run(page)
     page.wait_for_function(f"app.nodeOutputs[{node(COMPARE)}.id]?.images", timeout=120_000)
     page.wait_for_timeout(1500)

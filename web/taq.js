@@ -80,7 +80,7 @@ function view(sizes, followedByLora) {
       }))),
     el("ul", { class: "kinds" }, ...names.map((name, number) => el("li", {},
       el("span", { class: `dot kind-${number % 4}` }),
-      el("span", { class: "grow line", text: name, title: name }),
+      el("span", { class: "grow", text: name }),
       el("span", { class: "line", text: `${size(kinds[name].before_bytes)} → ${size(kinds[name].after_bytes)}` })))),
     ...readBy(sizes),
     followedByLora ? note(t("The LoRA after this node stays beside the packed weights at 16 bits: right, but a little slower in each step.")) : null,

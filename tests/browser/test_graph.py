@@ -16,6 +16,7 @@ from tools.page import (
     check_in_graph,
     drawn,
     load_graph,
+    load_workflow,
     node,
     node_box,
     open_workflow,
@@ -210,8 +211,8 @@ def test_a_node_can_be_resized(page: Page):
     assert after and after["width"] == pytest.approx(wide["width"], abs=2)
 
 
-def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page, page_server: Server):
-    open_workflow(litegraph, page_server)
+def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page):
+    load_workflow(litegraph)
     write_request(litegraph, "my newest bear in the snow")
     seen = litegraph.evaluate_handle(
         "(() => { const seen = []; new MutationObserver(() => { const bar ="
@@ -238,8 +239,8 @@ def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page, page_server:
     expect(slower).to_be_visible()
 
 
-def test_compare_shows_its_picture_in_the_node(page: Page, page_server: Server):
-    open_workflow(page, page_server, "taq_compare")
+def test_compare_shows_its_picture_in_the_node(page: Page):
+    load_workflow(page, "taq_compare")
     page.evaluate(f"{node('PersonalQTAQCompare')}.widgets.find(w => w.name === 'steps').value = 2")
     run(page)
     shown = f"app.nodeOutputs[{node('PersonalQTAQCompare')}.id]?.images"
