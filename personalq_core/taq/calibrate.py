@@ -24,7 +24,7 @@ BLOCK = 1024
 """Columns whose inputs are correlated with each other: bounds memory to `4 * BLOCK` bytes a column.
 """
 
-TOKENS = 320
+TOKENS = 640
 """Inputs of a layer that are taken from one probe, drawn evenly: more would only cost time."""
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
