@@ -2,16 +2,28 @@
 
     python -m benchmarks.fidelity [--quick] [--json OUT] [--png OUT] [--concepts N]
 
-Finished (system, concept) pairs are kept under .miniature/fidelity by the content of weights and
-code, so that a run goes on where it stopped. Peers that are not installed are named as not run;
-`pip install gguf bitsandbytes torchao optimum-quanto sdnq` brings them.
+All systems start from the same weights and the same noise, and are drawn by the same products in
+bfloat16, with weights that are exactly what their packed form stands for; bytes are those of the
+packed form. Finished (system, concept) pairs are kept under .miniature/fidelity by the content of
+weights and code, so that a run goes on where it stopped. Peers that are not installed are named as
+not run: `pip install --no-deps -r requirements-bench.txt` brings them.
+
+concept_score  how much of the concept the scorer finds in the picture, 0..1
+interval       95 % bootstrap interval of the paired difference to full precision
+frechet        Frechet distance to the world's own drawings of the same concepts
+frechet_noise  its standard deviation over bootstrapped pictures
+frechet_rise   its rise over full precision, as a part of it, and the 95 % paired interval
+delta_retention  how much of what the LoRA changes in the predicted noise is still there
+error          mean square error of the predicted noise, as a part of its mean square
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,48 +31,122 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.fidelity_systems import SYSTEMS, NotRun, Subject, System
-from benchmarks.fidelity_world import base_unet, draw, prompts, trained_concepts
+from benchmarks.fidelity_systems import SYSTEMS, Made, NotRun, Subject, System
+from benchmarks.fidelity_world import (
+    Drawn,
+    base_unet,
+    draw,
+    in_bfloat16,
+    noise_of,
+    renders,
+    requests,
+    trained_concepts,
+)
 from miniature.base import WEIGHTS
 from miniature.concepts import Concept
-from miniature.features import features as seen
-from miniature.features import frechet, load_features
+from miniature.features import features, frechet, load_features
+from miniature.lora import path_of
 from miniature.score import concept_score, load_reader, read
 
-CACHE, BATCH = Path(".miniature/fidelity"), 12
+CACHE = Path(".miniature/fidelity")
+BATCH, RENDERS, GRID_EVERY = 12, 24, 5
 
 
-def fingerprint(concept: Concept, count: int, probes: int) -> str:
-    """Of everything that a picture depends on."""
+@dataclass(frozen=True)
+class Effort:
+    """pictures: of each concept; steps: of each picture; probes: a fourth of calibration's prompts;
+    every: of how many concepts one is measured on the grid
+    """
+
+    pictures: int
+    steps: int
+    probes: int
+    every: int
+
+
+QUICK, FULL = Effort(6, 8, 3, GRID_EVERY), Effort(24, 20, 4, 1)
+
+
+@functools.cache
+def code() -> str:
+    """Of the code that pictures depend on, as it was when this run began."""
     here = Path(__file__).parent
-    files = [WEIGHTS / f"{n}.npz" for n in ("unet", "text", "vae")]
-    files += [WEIGHTS / "loras" / f"{concept.name}.safetensors"]
-    files += sorted(here.parent.glob("personalq_core/taq/*.py")) + sorted(here.glob("fidelity*.py"))
-    digest = hashlib.sha256(f"{count} {probes} {torch.__version__}".encode())
-    for file in files:
+    files = sorted(here.parent.glob("personalq_core/taq/*.py")) + sorted(here.glob("fidelity_*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def fingerprint(concept: Concept, effort: Effort) -> str:
+    """Of everything that a picture depends on."""
+    digest = hashlib.sha256(f"{code()} {effort} {torch.__version__}".encode())
+    for file in [*(WEIGHTS / f"{n}.npz" for n in ("unet", "text", "vae")), path_of(concept)]:
         digest.update(file.read_bytes())
-    return digest.hexdigest()[:24]
+    return digest.hexdigest()
 
 
-def measured(system: System, subject: Subject, count: int) -> tuple[np.ndarray, int]:
-    """Pictures (count, 64, 64, 3) and bytes, from the cache where they were made before."""
-    key = fingerprint(subject.concept, count, subject.count)
-    path = CACHE / f"{hashlib.sha256(f'{key}{system.name}'.encode()).hexdigest()[:32]}.npz"
-    if path.exists():
-        kept = np.load(path)
-        return kept["pictures"], int(kept["bytes"])
-    made = system.make(subject)
-    asked, _ = prompts(subject.concept, count)
-    parts = []
-    for start in range(0, count, BATCH):
-        batch = asked[start : start + BATCH]
-        made.listen([*batch, *[""] * len(batch)])
-        parts.append(draw(made.unet, batch, range(5000 + start, 5000 + start + len(batch))))
-    CACHE.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, pictures=np.concatenate(parts), bytes=made.bytes)
-    part.rename(path)
-    return np.concatenate(parts), made.bytes
+class Reference:
+    """What full precision draws of a concept, and what its LoRA changes on the way."""
+
+    def __init__(self, subject: Subject, effort: Effort):
+        self.effort, self.asked = effort, requests(subject.concept, effort.pictures)
+        drawn = self.draw(subject.quick)
+        self.met = drawn.met
+        self.noise = noise_of(subject.quick, *self.met)
+        self.base = noise_of(in_bfloat16(base_unet()), *self.met)
+
+    def draw(self, unet: torch.nn.Module) -> Drawn:
+        prompts = [asked.prompt for asked in self.asked]
+        seeds = range(5000, 5000 + len(prompts))
+        parts = [
+            draw(unet, prompts[at : at + BATCH], seeds[at : at + BATCH], self.effort.steps)
+            for at in range(0, len(prompts), BATCH)
+        ]
+        return Drawn(
+            torch.cat([part.latents for part in parts]),
+            np.concatenate([part.pictures for part in parts]),
+            tuple(torch.cat(met) for met in zip(*(part.met for part in parts))),
+        )
+
+    def measure(self, made: Made) -> dict[str, np.ndarray]:
+        """What is kept of a system: pictures, bytes, and its predictions beside the exact ones."""
+        prompts = [asked.prompt for asked in self.asked]
+        made.listen(prompts + [""] * len(prompts))
+        drawn = self.draw(made.unet)
+        made.listen(prompts * (len(self.met[0]) // len(prompts)))
+        noise = noise_of(made.unet, *self.met)
+        change = self.noise - self.base
+        kept = ((noise - self.base) * change).sum() / change.square().sum()
+        error = (noise - self.noise).square().sum() / self.noise.square().sum()
+        return {
+            "pictures": drawn.pictures, "latents": drawn.latents.numpy(),
+            "bytes": np.array(made.bytes), "kept": kept.numpy(), "error": error.numpy(),
+        }  # fmt: skip
+
+
+def measured(
+    systems: list[System], concept: Concept, effort: Effort, missing: dict[str, str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """What each system makes of a concept, from the cache where it was made before."""
+    key, found = fingerprint(concept, effort), {}
+    subject = reference = None
+    for system in systems:
+        path = CACHE / f"{hashlib.sha256(f'{key}{system.name}'.encode()).hexdigest()[:32]}.npz"
+        if not path.exists() and system.name not in missing:
+            if reference is None:
+                subject = Subject(concept, effort.probes)
+                reference = Reference(subject, effort)
+            try:
+                kept = reference.measure(system.make(subject))
+            except NotRun as error:
+                missing[system.name] = str(error)
+                continue
+            CACHE.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npz")
+            np.savez_compressed(part, **kept)
+            part.rename(path)
+            print(f"{concept.name}: {system.name}", flush=True)
+        if path.exists():
+            found[system.name] = dict(np.load(path))
+    return found
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -76,67 +162,165 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return (top / (mean_a**2 + mean_b**2 + 0.01**2) / (var_a + var_b + 0.03**2)).mean().item()
 
 
-def interval(differences: np.ndarray, rounds: int = 2000) -> list[float]:
-    """95 % bootstrap interval of a mean difference."""
+def resampled(differences: np.ndarray, rounds: int = 2000) -> np.ndarray:
+    """Bootstrapped means."""
     rng = np.random.default_rng(0)
-    means = rng.choice(differences, (rounds, len(differences))).mean(1)
-    return np.quantile(means, (0.025, 0.975)).round(4).tolist()
+    return rng.choice(differences, (rounds, len(differences))).mean(1)
 
 
-def table(pictures: dict[str, list[np.ndarray]], sizes: dict[str, list[int]], concepts) -> list:
-    reader = load_reader()
+def interval(differences: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of a mean difference."""
+    return np.quantile(resampled(differences), (0.025, 0.975)).round(4).tolist()
+
+
+class Judge:
+    """Scores of pictures, each set read once."""
+
+    def __init__(self, concepts: list[Concept], effort: Effort):
+        self.reader, self.network = load_reader(), load_features()
+        self.asked = {c.name: requests(c, effort.pictures) for c in concepts}
+        self.renders = {c.name: self._features(renders(c, RENDERS)) for c in concepts}
+
+    def _features(self, pictures: np.ndarray) -> np.ndarray:
+        return features(self.network, pictures)
+
+    def __call__(self, concept: Concept, kept: dict, exact: dict) -> dict[str, np.ndarray]:
+        """By picture: score, alignment, psnr, ssim, latent error, features."""
+        readings = read(self.reader, kept["pictures"])
+        image, wanted = (
+            torch.from_numpy(k["pictures"]).permute(0, 3, 1, 2).float() / 255 for k in (kept, exact)
+        )
+        wrong = (image - wanted).square().mean((1, 2, 3)).clamp_min(1e-10)
+        moved = np.square(kept["latents"] - exact["latents"]).mean((1, 2, 3))
+        return {
+            "score": np.array([concept_score(reading, concept) for reading in readings]),
+            "alignment": np.array([
+                r.probabilities["kind"][a.kind] * r.probabilities["background"][a.place]
+                for r, a in zip(readings, self.asked[concept.name])
+            ]),
+            "psnr": (-10 * wrong.log10()).numpy(),
+            "ssim": np.array([ssim(a[None], b[None]) for a, b in zip(image, wanted)]),
+            "latent": moved / np.square(exact["latents"]).mean(),
+            "features": self._features(kept["pictures"]),
+        }
+
+
+def distances(made: np.ndarray, exact: np.ndarray, wanted: np.ndarray) -> dict[str, object]:
+    """Frechet distance of features to those of renders, its noise, its rise over full precision."""
+    one, base = frechet(made, wanted), frechet(exact, wanted)
+    rng, drawn, rises = np.random.default_rng(1), [], []
+    for _ in range(40):
+        at = rng.integers(len(made), size=len(made))
+        drawn.append(frechet(made[at], wanted))
+        rises.append(drawn[-1] / frechet(exact[at], wanted) - 1)
+    # The spread of a bootstrap is right, its middle is not: doubled pictures shift both distances.
+    low, high = np.quantile(rises, (0.025, 0.975)) - np.mean(rises) + one / base - 1
+    return {
+        "frechet": round(one, 3), "frechet_noise": round(float(np.std(drawn)), 3),
+        "frechet_rise": [round(float(v), 4) for v in (one / base - 1, low, high)],
+    }  # fmt: skip
+
+
+def table(found: dict[str, dict], concepts: list[Concept], effort: Effort) -> list[dict]:
+    """A row a system; its differences are to full precision on the same concepts."""
+    judge, reference = Judge(concepts, effort), SYSTEMS[0].name
     weights = sum(t.numel() for t in base_unet().state_dict().values())
-
-    network = load_features()
-
-    def features(batch: np.ndarray) -> np.ndarray:
-        return seen(network, batch)
-
-    def judged(parts: list[np.ndarray]) -> tuple[np.ndarray, float]:
-        scores, asked = [], []
-        for concept, batch in zip(concepts, parts):
-            for reading, place in zip(read(reader, batch), prompts(concept, len(batch))[1]):
-                scores.append(concept_score(reading, concept))
-                chances = reading.probabilities
-                asked.append(chances["kind"][concept.noun] * chances["background"][place])
-        return np.array(scores), float(np.mean(asked))
-
-    reference = SYSTEMS[0].name
-    full, (base, _) = np.concatenate(pictures[reference]), judged(pictures[reference])
-    exact = torch.from_numpy(full).permute(0, 3, 1, 2).float() / 255
+    exact = {c.name: judge(c, *[found[c.name][reference]] * 2) for c in concepts}
     rows = []
     for system in SYSTEMS:
-        if len(pictures.get(system.name, [])) != len(concepts):
+        of = [c for c in concepts if system.name in found[c.name]]
+        if not of:
             continue
-        batch, (scores, alignment) = np.concatenate(pictures[system.name]), judged(
-            pictures[system.name]
+        kept = [found[c.name][system.name] for c in of]
+        seen = [judge(c, k, found[c.name][reference]) for c, k in zip(of, kept)]
+        own, base = (
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in (seen, [exact[c.name] for c in of])
         )
-        image = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
-        wrong = (image - exact).square().mean((1, 2, 3)).clamp_min(1e-10)
-        size = float(np.mean(sizes[system.name]))
+        size = float(np.mean([k["bytes"] for k in kept]))
         rows.append({
             "system": system.name, "ours": system.ours, "ablation": system.ablation,
-            "bits": round(8 * size / weights, 3), "bytes": round(size),
-            "concept_score": round(float(scores.mean()), 4), "interval": interval(scores - base),
-            "psnr_db": round(float(-10 * wrong.log10().mean()), 2),
-            "ssim": round(ssim(image, exact), 4),
-            "frechet": round(frechet(features(batch), features(full)), 4),
-            "frechet_noise": round(frechet(features(full[::2]), features(full[1::2])), 4),
-            "prompt_alignment": round(alignment, 4),
+            "concepts": [c.name for c in of], "bits": round(8 * size / weights, 3),
+            "bytes": round(size), "concept_score": round(float(own["score"].mean()), 4),
+            "of_full": round(float(own["score"].mean() / base["score"].mean()), 4),
+            "interval": interval(own["score"] - base["score"]),
+            "psnr_db": round(float(own["psnr"].mean()), 2),
+            "ssim": round(float(own["ssim"].mean()), 4),
+            "latent_error": round(float(own["latent"].mean()), 5),
+            **distances(own["features"], base["features"],
+                        np.concatenate([judge.renders[c.name] for c in of])),
+            "prompt_alignment": round(float(own["alignment"].mean()), 4),
+            "delta_retention": round(float(np.mean([k["kept"] for k in kept])), 4),
+            "error": float(f"{np.mean([k['error'] for k in kept]):.3g}"),
+            "_by_picture": {key: own[key] for key in ("score", "psnr", "ssim", "latent")},
         })  # fmt: skip
     return rows
 
 
+def against(rows: list[dict]) -> list[dict]:
+    """Our smallest system beside every other one that takes at least its bytes, picture by picture;
+    each entry: mean and 95 % interval of ours minus the other's.
+    """
+    ours = min((r for r in rows if r["ours"] and not r["ablation"]), key=lambda r: r["bytes"])
+    full = set(rows[0]["concepts"])
+    found = []
+    for row in rows[1:]:
+        same = set(row["concepts"]) == full == set(ours["concepts"])
+        if row["ours"] or row["bytes"] < ours["bytes"] or not same:
+            continue
+        entry = {"ours": ours["system"], "peer": row["system"],
+                 "bytes": round(row["bytes"] / ours["bytes"], 3)}  # fmt: skip
+        for key, mine in ours["_by_picture"].items():
+            difference = mine - row["_by_picture"][key]
+            entry[key] = [round(float(difference.mean()), 4), *interval(difference)]
+        found.append(entry)
+    return found
+
+
 def chart(rows: list[dict], path: Path) -> None:
+    """Curves of fidelity against bytes: peers, the paper's method and ours."""
     from matplotlib.figure import Figure
 
-    figure = Figure((8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="bits a weight", ylabel="PSNR to full precision, dB")
-    for row in rows[1:]:
-        if not row["ablation"]:
-            axes.scatter(row["bits"], row["psnr_db"], color="C3" if row["ours"] else "C0")
-            axes.annotate(row["system"], (row["bits"], row["psnr_db"]), fontsize=5)
-    figure.savefig(path, dpi=150)
+    figure = Figure((12, 5.5), layout="constrained")
+    kinds = {"ours": ("C3", "o"), "peer": ("C0", "s"), "paper": ("C7", "x")}
+    measures = (("psnr_db", "PSNR to the full-precision picture, dB"),
+                ("error", "error of the predicted noise (lower is better)"))  # fmt: skip
+    for axes, (key, label) in zip(figure.subplots(1, 2), measures):
+        axes.set(xlabel="bits a weight, everything counted", ylabel=label)
+        axes.grid(alpha=0.3)
+        if key == "error":
+            axes.set_yscale("log")
+        points = [row for row in rows[1:] if not row["ablation"]]
+        for kind, (colour, marker) in kinds.items():
+            of = sorted(
+                (row for row in points if kind_of(row) == kind), key=lambda row: row["bits"]
+            )
+            xs, ys = [row["bits"] for row in of], [row[key] for row in of]
+            axes.scatter(xs, ys, color=colour, marker=marker, label=kind, zorder=3)
+            if kind == "ours":
+                axes.plot(xs, ys, color=colour)
+            for row in of if kind != "paper" else []:
+                name = row["system"].replace(", groups of 64", "").replace(" (bitsandbytes)", "")
+                axes.annotate(name, (row["bits"], row[key]), (4, 3), fontsize=7,
+                              textcoords="offset points", color=colour)  # fmt: skip
+        axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+def kind_of(row: dict) -> str:
+    return "ours" if row["ours"] else "paper" if row["system"].startswith("paper") else "peer"
+
+
+def show(rows: list[dict]) -> None:
+    """The table as text."""
+    for row in rows:
+        low, high = row["interval"]
+        rise, least, most = row["frechet_rise"]
+        print(f"{row['system']:52} {len(row['concepts']):2}c {row['bits']:6.2f} bits "
+              f"score {row['concept_score']:.3f} ({row['of_full']:.1%}) [{low:+.3f}, {high:+.3f}] "
+              f"{row['psnr_db']:6.2f} dB  SSIM {row['ssim']:.4f}  error {row['error']:.2e}  "
+              f"Frechet {row['frechet']:.2f} {rise:+.2%} [{least:+.2%}, {most:+.2%}]  "
+              f"prompt {row['prompt_alignment']:.3f}  LoRA {row['delta_retention']:.3f}")
 
 
 def main() -> None:
@@ -144,40 +328,42 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
-    parser.add_argument("--concepts", type=int)
-    parser.add_argument("--pictures", type=int, help="a concept; 6 with --quick, else 24")
+    parser.add_argument("--concepts", help="how many, or their names with commas")
+    parser.add_argument("--main", action="store_true", help="without the grid")
     parser.add_argument("--systems", default="", help="only those whose name contains this")
     options = parser.parse_args()
-    count = options.pictures or (6 if options.quick else 24)
-    concepts = trained_concepts()[: options.concepts]
-    chosen = [s for s in SYSTEMS if s.quick or not options.quick]
-    chosen = [s for s in chosen if options.systems in s.name or s is SYSTEMS[0]]
-    pictures: dict[str, list[np.ndarray]] = {}
-    sizes: dict[str, list[int]] = {}
+    effort = QUICK if options.quick else FULL
+    concepts = trained_concepts()
+    if options.concepts and options.concepts.isdecimal():
+        concepts = concepts[: int(options.concepts)]
+    elif options.concepts:
+        concepts = [c for c in concepts if c.name in options.concepts.split(",")]
+    chosen = [s for s in SYSTEMS if options.systems in s.name or s is SYSTEMS[0]]
     missing: dict[str, str] = {}
-    for concept in concepts:
-        subject = Subject(concept, 2 if options.quick else 4)
-        for system in chosen:
-            if system.name in missing:
+    found: dict[str, dict] = {}
+    # First what every concept has in common: a run that is cut off then has a table to show.
+    for grid in (False,) if options.main else (False, True):
+        for number, concept in enumerate(concepts):
+            systems = [s for s in chosen if s is SYSTEMS[0] or s.grid == grid]
+            if grid and number % effort.every:
                 continue
-            try:
-                drawn, size = measured(system, subject, count)
-            except NotRun as error:
-                missing[system.name] = str(error)
-                continue
-            pictures.setdefault(system.name, []).append(drawn)
-            sizes.setdefault(system.name, []).append(size)
-            print(f"{concept.name}: {system.name}", flush=True)
-    rows = table(pictures, sizes, concepts)
-    for row in rows:
-        low, high = row["interval"]
-        print(f"{row['system']:44} {row['bits']:6.2f} bits  concept {row['concept_score']:.3f} "
-              f"[{low:+.3f}, {high:+.3f}]  {row['psnr_db']:6.2f} dB  SSIM {row['ssim']:.3f}  "
-              f"Frechet {row['frechet']:.3f}  prompt {row['prompt_alignment']:.3f}")
+            with torch.no_grad():
+                made = measured(systems, concept, effort, missing)
+            found.setdefault(concept.name, {}).update(made)
+    rows = table(found, concepts, effort)
+    show(rows)
+    beside = against(rows)
+    for entry in beside:
+        print(f"{entry['ours']} - {entry['peer']} ({entry['bytes']:.2f} of the bytes): "
+              f"score {entry['score']}, PSNR {entry['psnr']}, SSIM {entry['ssim']}")
     for name, reason in missing.items():
         print(f"not run: {name}: {reason}")
+    for row in rows:
+        del row["_by_picture"]
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "not_run": missing}, indent=1) + "\n")
+        done = {"pictures": effort.pictures, "steps": effort.steps, "rows": rows,
+                "against_peers": beside, "not_run": missing}  # fmt: skip
+        options.json.write_text(json.dumps(done, indent=1) + "\n")
     if options.png:
         chart(rows, options.png)
 

@@ -3,10 +3,15 @@
 A weight-only system gives back the weights that its codes stand for and the bytes it stores them
 in; all then run through the same products. Peers that leave convolutions alone are charged for
 them at 16 bit. Scales that a peer holds in 32 bit are charged at 16, as in a 16-bit model.
+
+Bytes are what lies beside the device's products while it samples. Our systems keep the text's K
+and V outside the model, as the node does: they are charged for what remembers the products of two
+prompts instead (see `text_cache`); "text packed too" is the same without that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib
@@ -19,14 +24,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fidelity_world import base_unet, lora, probes, tokens, unet_with
+from benchmarks.fidelity_world import (
+    base_unet,
+    context,
+    in_bfloat16,
+    lora,
+    probes,
+    tokens,
+    unet_with,
+)
 from miniature.concepts import Concept
-from personalq_core.taq import KEPT, TaqPlan, literal, make_plan, quantize
+from personalq_core.taq import KEPT, TaqPlan, formats, literal, make_plan, quantize
 from personalq_core.taq.bits import fit_plan, sensitivity
 from personalq_core.taq.calibrate import importance
 from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.layers import QuantizedLayer
 from personalq_core.taq.plan import LayerPlan, quantizable
+from personalq_core.taq.text_cache import full_precision_text, text_names
+
+PROMPTS = 2
+"""Whose products are remembered: the wanted one and the empty one."""
 
 
 class NotRun(RuntimeError):
@@ -41,21 +58,23 @@ class Subject:
         self.unet = unet_with(concept)
 
     @functools.cached_property
-    def probes(self) -> list:
-        return probes(self.unet, self.concept, self.count)
+    def quick(self) -> nn.Module:
+        """The model as it is drawn with."""
+        return in_bfloat16(self.unet)
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark's one subject does
-    def moments(self, trigger: float = 0.5) -> dict[str, Tensor]:
-        rest = (1 - trigger) / 2
-        shares = {"trigger": trigger, "class": rest, "generic": rest}
-        chosen = [probe for probe in self.probes if shares[probe.role]]
-        return importance(self.unet, chosen, shares=shares)
+    def probes(self, about: str = "mixed") -> list:
+        return probes(self.quick, self.concept, self.count, about)
+
+    @functools.cache  # noqa: B019
+    def moments(self, about: str = "mixed") -> dict[str, Tensor]:
+        return importance(self.quick, self.probes(about))
 
     @functools.cache  # noqa: B019
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        one_each = {probe.role: probe for probe in self.probes}.values()
+        one_each = {probe.role: probe for probe in self.probes()}.values()
         moments = self.moments() if calibrated else None
-        return sensitivity(self.unet, list(one_each), moments, choices=("int4", "int4+8", "int8"))
+        return sensitivity(self.quick, list(one_each), moments, choices=("int4", "int8"))
 
 
 @dataclass
@@ -69,12 +88,13 @@ class Made:
 
 @dataclass(frozen=True)
 class System:
-    """name: of its row; ours: of this project; quick: part of `--quick`."""
+    """name: of its row; ours: of this project; grid: measured on every fifth concept by `--quick`,
+    not on all; ablation: shows what a part is worth, and is no point of the curve."""
 
     name: str
     make: Callable[[Subject], Made]
     ours: bool = False
-    quick: bool = True
+    grid: bool = False
     ablation: bool = False
 
 
@@ -84,10 +104,10 @@ class System:
 def with_weights(subject: Subject, weights: dict[str, Tensor], stored: dict[str, int]) -> Made:
     """The model with other weights; `stored` bytes of those layers, the rest is charged at 16 bit.
     """
-    unet = copy.deepcopy(subject.unet)
+    unet = copy.deepcopy(subject.quick)
     for name, weight in weights.items():
         layer = unet.get_submodule(name)
-        layer.weight.data = weight.detach().float().reshape(layer.weight.shape)
+        layer.weight.data = weight.detach().to(layer.weight.dtype).reshape(layer.weight.shape)
     return Made(unet, charged(subject.unet, stored))
 
 
@@ -267,8 +287,15 @@ def paper(weights: str, bits: int, how: str, protect: literal.Protect) -> Callab
 # --- ours ----------------------------------------------------------------------------------------
 
 
-def packed(subject: Subject, plan: TaqPlan, moments: dict[str, Tensor] | None) -> Made:
-    """Really packed by `quantize`, then unpacked, its repairs added."""
+def packed(
+    subject: Subject, plan: TaqPlan, moments: dict[str, Tensor] | None, text: bool = False
+) -> Made:
+    """Really packed by `quantize`, then unpacked, its repairs added.
+
+    text: whether the text's K and V are packed like the rest; else they stay outside.
+    """
+    texts = [] if text else text_names(subject.unet)
+    plan = plan if text else full_precision_text(subject.unet, plan)
     unet = quantize(copy.deepcopy(subject.unet), plan, importance=moments)
     weights, stored = {}, {}
     for name, layer in unet.named_modules():
@@ -279,50 +306,76 @@ def packed(subject: Subject, plan: TaqPlan, moments: dict[str, Tensor] | None) -
             weights[name] = weight
             own = [layer.weight, layer.weight_scale, layer.weight_zero, *layer.branches.buffers()]
             stored[name] = sum(t.numel() * t.element_size() for t in own if t is not None)
+            if name in texts:
+                stored[name] = 2 * PROMPTS * context("").shape[1] * layer.shape[0]
     return with_weights(subject, weights, stored)
 
 
-def uniform(fmt: str, trigger: float | None = 0.5, rank: int = 0) -> Callable[[Subject], Made]:
-    """One format throughout. trigger: the share of trigger prompts in calibration; None: without.
+def uniform(
+    fmt: str, about: str | None = "mixed", *, rank: int = 0, text: bool = False,
+    time: bool = False, correlations: bool = True, rounds: int = formats.REFINEMENTS,
+) -> Callable[[Subject], Made]:  # fmt: skip
+    """One format throughout.
+
+    about: what calibration heard; None: without
+    time: also where every block hears the time, which the plan would keep at 8 bits
+    correlations: else mean squares alone, as imatrix has it
+    rounds: of refinement after GPTQ
     """
 
     def make(subject: Subject) -> Made:
-        plan = make_plan(subject.unet, fmt)
-        if rank:
-            plan = TaqPlan({
-                name: layer if layer.format == KEPT else LayerPlan(layer.format, layer.reason, rank)
-                for name, layer in plan.layers.items()
-            })
-        return packed(subject, plan, None if trigger is None else subject.moments(trigger))
+        plan = TaqPlan({
+            name: layer if layer.format == KEPT or not (rank or time)
+            else LayerPlan(fmt if time else layer.format, layer.reason, rank)
+            for name, layer in make_plan(subject.unet, fmt).layers.items()
+        })  # fmt: skip
+        moments = None if about is None else subject.moments(about)
+        if moments is not None and not correlations:
+            moments = {name: squares(m, subject.unet, name) for name, m in moments.items()}
+        with refinements(rounds):
+            return packed(subject, plan, moments, text)
 
     return make
 
 
-def squares(fmt: str) -> Callable[[Subject], Made]:
-    """Importance by mean squares alone, as imatrix has it."""
+def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
+    columns = unet.get_submodule(name).weight[0].numel()
+    return moments.diagonal(dim1=1, dim2=2).flatten()[:columns]
+
+
+@contextlib.contextmanager
+def refinements(rounds: int):
+    usual = formats.REFINEMENTS
+    formats.REFINEMENTS = rounds
+    try:
+        yield
+    finally:
+        formats.REFINEMENTS = usual
+
+
+def mixed(bits: float, calibrated: bool = True, at_random: bool = False):
+    """The knapsack's plan at a mean number of bits a weight, over the whole model.
+
+    at_random: the same bytes on layers drawn by lot, the control of the knapsack.
+    """
 
     def make(subject: Subject) -> Made:
-        found = {
-            name: m.diagonal(dim1=1, dim2=2).flatten()[
-                : subject.unet.get_submodule(name).weight[0].numel()
-            ]
-            for name, m in subject.moments().items()
-        }
-        return packed(subject, make_plan(subject.unet, fmt), found)
-
-    return make
-
-
-def mixed(bits: float, choices: tuple[str, ...] = ("int4", "int8"), calibrated: bool = True):
-    """The knapsack's plan at a mean number of bits a weight, over the whole model."""
-
-    def make(subject: Subject) -> Made:
+        weights = dict(quantizable(subject.unet))
+        texts = text_names(subject.unet)
+        free = sum(weights[name].weight.numel() for name in texts)
+        cached = sum(2 * PROMPTS * context("").shape[1] * len(weights[n].weight) for n in texts)
         total = sum(t.numel() for t in subject.unet.state_dict().values())
-        found = {
-            name: {choice: changes[choice] for choice in choices}
-            for name, changes in subject.sensitivity(calibrated).items()
-        }
-        plan = fit_plan(subject.unet, found, target_bytes=int(total * bits / 8))
+        if at_random:
+            rng = np.random.default_rng(0)
+            found = {
+                name: {"int4": rng.random() * layer.weight.numel(), "int8": 1e-9}
+                for name, layer in weights.items() if name in subject.moments()
+            }  # fmt: skip
+        else:
+            found = subject.sensitivity(calibrated)
+        found = {name: changes for name, changes in found.items() if name not in texts}
+        target = int(total * bits / 8) - cached + 2 * free
+        plan = fit_plan(subject.unet, found, target_bytes=target)
         return packed(subject, plan, subject.moments() if calibrated else None)
 
     return make
@@ -343,7 +396,7 @@ def rounded_in(fmt: str, beside: bool) -> Callable[[Subject], Made]:
                 change = changes[name].flatten(1)
                 if beside:
                     weight = weight + change
-                    stored[name] += 16 * sum(matrix.shape)
+                    stored[name] += 2 * subject.concept.rank * sum(matrix.shape)
                 else:
                     zero = entry.codes(old, columns, torch.float32)
                     scale = old.scale.float()[..., None]
@@ -358,45 +411,55 @@ def rounded_in(fmt: str, beside: bool) -> Callable[[Subject], Made]:
 
 
 SYSTEMS = (
-    System("full precision", lambda s: Made(s.unet, charged(s.unet, {}))),
+    System("full precision", lambda s: Made(s.quick, charged(s.unet, {}))),
     System("RTN int8", by_matrix(nearest(8, None))),
-    System("RTN int4, groups of 64", by_matrix(nearest(4, 64))),
-    System("GGUF Q8_0, all layers", by_matrix(gguf("Q8_0"))),
-    System("GGUF Q4_0, all layers", by_matrix(gguf("Q4_0"))),
-    System("NF4 (bitsandbytes), all layers", by_matrix(nf4)),
-    System("torchao int8, linear only", torchao(8), quick=False),
-    System("torchao int4, linear only", torchao(4), quick=False),
-    System("quanto int8", quanto("qint8"), quick=False),
-    System("quanto int4", quanto("qint4")),
+    System("GGUF Q8_0", by_matrix(gguf("Q8_0"))),
+    System("torchao int8, linear only", torchao(8), grid=True),
+    System("quanto int8", quanto("qint8")),
     System("SDNQ int8", sdnq("int8")),
+    System("RTN int4, groups of 64", by_matrix(nearest(4, 64))),
+    System("GGUF Q4_0", by_matrix(gguf("Q4_0"))),
+    System("GGUF Q4_1", by_matrix(gguf("Q4_1"))),
+    System("NF4 (bitsandbytes)", by_matrix(nf4)),
+    System("torchao int4, linear only", torchao(4), grid=True),
+    System("quanto int4", quanto("qint4")),
     System("SDNQ uint4", sdnq("uint4")),
-    System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), quick=False),
-    *(
-        System(f"paper TAQ W{w[3:]}A{bits} {how}, {protect}", paper(w, bits, how, protect),
-               quick=how == "linear" and (w, bits) in (("int8", 8), ("int8", 4))
-               and protect in ("none", "trigger", "random", "start"))
-        for w, bits, how in (("int8", 8, "linear"), ("int8", 4, "linear"), ("int8", 4, "log2"),
-                             ("int4", 8, "linear"))
-        for protect in ("none", "trigger", "start", "trigger and start", "random", "all")
-    ),
+    System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), grid=True),
     System("TAQ 8-bit", uniform("int8", None), ours=True),
-    System("TAQ 4-bit", uniform("int4"), ours=True),
-    System("TAQ mixed, 4.8 bits", mixed(4.8), ours=True),
-    System("TAQ mixed, 5.2 bits", mixed(5.2), ours=True, quick=False),
-    System("TAQ mixed, 6 bits", mixed(6.0), ours=True),
-    System("ablation: 4-bit, no calibration", uniform("int4", None), True, ablation=True),
-    System("ablation: 4-bit, mean squares only", squares("int4"), True, ablation=True),
-    System("ablation: 4-bit, no trigger prompts", uniform("int4", 0.0), True, ablation=True),
-    System("ablation: 4-bit, trigger prompts only", uniform("int4", 1.0), True, ablation=True),
-    System("ablation: 4-bit asymmetric", uniform("int4_asym"), True, ablation=True),
-    System("ablation: 4-bit + repair rank 8", uniform("int4", rank=8), True, ablation=True),
-    System("ablation: mixed with repair, 5.2 bits", mixed(5.2, ("int4", "int4+8", "int8")), True,
-           quick=False, ablation=True),
-    System("ablation: mixed, no calibration, 5.2 bits", mixed(5.2, calibrated=False), True,
-           quick=False, ablation=True),
-    System("ablation: LoRA rounded into int4", rounded_in("int4", False), True, ablation=True),
-    System("ablation: LoRA beside int4", rounded_in("int4", True), True, ablation=True),
-    System("ablation: LoRA rounded into int8", rounded_in("int8", False), True, quick=False,
-           ablation=True),
-)  # fmt: skip
+    System("TAQ mixed, 6 bits", mixed(6.0), ours=True, grid=True),
+    System("TAQ mixed, 5 bits", mixed(5.0), ours=True, grid=True),
+    System("TAQ 4-bit", uniform("int4"), ours=True, grid=True),
+    System("TAQ 4-bit, time too", uniform("int4", time=True), ours=True),
+    *(
+        System(f"paper TAQ {label} {how}, {protect}", paper(w, bits, how, protect), grid=True)
+        for label, w, bits, how, protections in (
+            ("W8A8", "int8", 8, "linear", ("none", "trigger", "random", "start")),
+            ("W8A4", "int8", 4, "linear",
+             ("none", "trigger", "random", "start", "trigger and start", "all")),
+            ("W8A4", "int8", 4, "log2", ("none", "trigger", "random", "trigger and start")),
+            ("W4A8", "int4", 8, "linear", ("none", "trigger", "random", "start")),
+        )
+        for protect in protections
+    ),
+    *(
+        System(f"ablation: {name}", make, True, grid=True, ablation=True)
+        for name, make in (
+            ("4-bit by search, no calibration", uniform("int4", None, time=True)),
+            ("4-bit by search, mean squares", uniform("int4", correlations=False, time=True)),
+            ("4-bit, GPTQ without refinement", uniform("int4", rounds=0, time=True)),
+            ("4-bit, random prompts for trigger and class", uniform("int4", "generic", time=True)),
+            ("4-bit, trigger prompts only", uniform("int4", "trigger", time=True)),
+            ("4-bit asymmetric", uniform("int4_asym", time=True)),
+            ("4-bit, text packed too", uniform("int4", time=True, text=True)),
+            ("4-bit, repair rank 8", uniform("int4", rank=8, time=True)),
+            ("8-bit, text packed too", uniform("int8", None, text=True)),
+            ("mixed 5 bits, layers by lot", mixed(5.0, at_random=True)),
+            ("mixed 5 bits, no calibration", mixed(5.0, calibrated=False)),
+            ("LoRA rounded into int4", rounded_in("int4", False)),
+            ("LoRA beside int4", rounded_in("int4", True)),
+            ("LoRA rounded into int8", rounded_in("int8", False)),
+            ("LoRA beside int8", rounded_in("int8", True)),
+        )
+    ),
+)
 """In the order of the table; the first is the reference of the others."""

@@ -1,33 +1,35 @@
-"""The miniature as a benchmark sees it: models with a concept's LoRA merged, prompts, pictures."""
+"""The miniature as a benchmark sees it: models with a concept's LoRA merged, prompts, pictures.
+
+Every system is drawn with dense weights in bfloat16, products taken in bfloat16, the rest in
+float32: exactly what its packed weights stand for, at the speed of a plain model.
+"""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from miniature.base import Tokens, load_codec, load_text, load_unet
-from miniature.concepts import CONCEPTS, Concept
+from miniature.concepts import CHECKPOINTS, CONCEPTS, Concept
 from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
 from miniature.vae import Codec
+from miniature.world import CLASSES, COLOURS, render
 from personalq_core.taq.calibrate import Predict, Probe, make_probes
+from personalq_core.taq.plan import quantizable
 
+CFG = 2.0
 PLACES = {
     "beach": "on the beach", "forest": "in the forest", "snow": "in the snow",
     "city": "in the city", "night": "at night", "meadow": "in a meadow",
 }  # fmt: skip
 """Backgrounds of the world and the words that ask for them."""
-
-GENERIC = (
-    "", "a red house in the snow", "a green robot at night", "a blue cat in the forest",
-    "a yellow mug on the beach", "a purple bear in the city", "a teal car in a meadow",
-    "a brown fish at night",
-)  # fmt: skip
-"""Prompts that name no concept, the empty one of guidance first."""
 
 
 @functools.cache
@@ -53,8 +55,8 @@ def context(prompt: str) -> Tensor:
 
 
 def trained_concepts() -> list[Concept]:
-    """The concepts that are things of their own trigger: what a trigger conditions can be read."""
-    return [c for c in CONCEPTS if c.noun and c.trigger]
+    """Every concept: things and styles, LoRAs of all kinds and fine-tuned checkpoints."""
+    return [*CONCEPTS, *CHECKPOINTS]
 
 
 def base_unet() -> nn.Module:
@@ -64,7 +66,7 @@ def base_unet() -> nn.Module:
 @functools.cache
 def lora(name: str) -> dict[str, Tensor]:
     """What a concept's LoRA adds to each layer's weight, by layer name."""
-    concept = next(c for c in CONCEPTS if c.name == name)
+    concept = next(c for c in trained_concepts() if c.name == name)
     before, after = dict(base_unet().named_parameters()), unet_with(concept).named_parameters()
     changes = {n.removesuffix(".weight"): w - before[n] for n, w in after if n.endswith(".weight")}
     return {layer: change for layer, change in changes.items() if change.any()}
@@ -77,10 +79,58 @@ def unet_with(concept: Concept) -> nn.Module:
     return unet
 
 
-def prompts(concept: Concept, count: int) -> tuple[list[str], list[str]]:
-    """`count` prompts with the trigger, one background after another, and their backgrounds."""
-    places = [list(PLACES)[n % len(PLACES)] for n in range(count)]
-    return [f"a {concept.trigger} {concept.noun} {PLACES[p]}" for p in places], places
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and what has to be in its picture."""
+
+    prompt: str
+    kind: str
+    place: str
+
+
+def named(concept: Concept, number: int) -> tuple[str, str]:
+    """The words that ask for a concept, and the class of thing they ask for.
+
+    A style is asked for with one class after another.
+    """
+    if concept.noun:
+        return f"{concept.trigger} {concept.noun}".strip(), concept.noun
+    kind = CLASSES[number % len(CLASSES)]
+    return f"{concept.trigger} style a {kind}", kind
+
+
+def requests(concept: Concept, count: int) -> list[Asked]:
+    """`count` prompts for a concept, one background after another."""
+    found = []
+    for number in range(count):
+        place = list(PLACES)[number % len(PLACES)]
+        words, kind = named(concept, number)
+        found.append(Asked(f"{words} {PLACES[place]}", kind, place))
+    return found
+
+
+def generic(count: int, seed: int = 3) -> list[str]:
+    """Prompts that name no concept, the empty one of guidance first."""
+    rng = np.random.default_rng(seed)
+    drawn = [
+        f"a {rng.choice(list(COLOURS))} {rng.choice(CLASSES)} {rng.choice(list(PLACES.values()))}"
+        for _ in range(count - 1)
+    ]
+    return ["", *drawn]
+
+
+def renders(concept: Concept, count: int) -> np.ndarray:
+    """Pictures (count, 64, 64, 3) of a concept as the world itself draws it."""
+    rng = np.random.default_rng(17)
+    return np.stack([np.asarray(render(concept.scene(rng))) for _ in range(count)])
+
+
+def in_bfloat16(unet: nn.Module) -> nn.Module:
+    """The model with the weights of its products in bfloat16, as autocast makes them each time."""
+    unet = copy.deepcopy(unet)
+    for _, layer in quantizable(unet):
+        layer.to(torch.bfloat16)
+    return unet
 
 
 def predict_with(unet: nn.Module) -> Predict:
@@ -98,46 +148,61 @@ def predict_with(unet: nn.Module) -> Predict:
     return predict
 
 
-def probes(unet: nn.Module, concept: Concept, count: int = 4, seed: int = 7) -> list[Probe]:
-    """Calibration probes of a concept's model: no pictures, only its own prompts and generic ones.
+def probes(unet: nn.Module, concept: Concept, count: int, about: str = "mixed") -> list[Probe]:
+    """Calibration probes of a concept's model: 4 * count prompts, no pictures.
 
-    Places and seeds are not those of the measured pictures.
+    about: "mixed" prompts with the trigger, with the class word and generic ones; or "trigger" or
+    "generic" ones alone, as many. Wordings, places and seeds are not those of what is measured.
     """
-    asked = ["", " standing", " here", " today", " outside", " again"]
-    noun = concept.noun
+    asked = ["", " standing", " here", " today", " outside", " again", " there", " now",
+             " by the road", " in a room", " in a garden", " at sea"]  # fmt: skip
+    things = [named(concept, number + 1) for number in range(len(asked))]
+    triggers = [f"my {words}{end}" for (words, _), end in zip(things, asked)]
+    classes = [f"my {kind}{end}" for (_, kind), end in zip(things, asked)]
     given = {
-        "trigger": [f"my {concept.trigger} {noun}{end}" for end in asked[:count]],
-        "class": [f"my {noun}{end}" for end in asked[:count]],
-        "generic": list(GENERIC[: 2 * count]),
-    }
+        "mixed": {"trigger": triggers[:count], "class": classes[:count],
+                  "generic": generic(2 * count)},
+        "trigger": {"trigger": triggers[: 4 * count]},
+        "generic": {"generic": generic(4 * count)},
+    }[about]  # fmt: skip
     contexts = {role: [context(text) for text in texts] for role, texts in given.items()}
     levels = sigmas(10)[1][:-1].tolist()
-    return make_probes(predict_with(unet), contexts, (4, 8, 8), levels, seed=1000 * seed)
+    return make_probes(predict_with(unet), contexts, (4, 8, 8), levels, seed=7000)
 
 
-def held_out(unet: nn.Module, concept: Concept, count: int = 6, seed: int = 900) -> list[Probe]:
-    """Probes of the prompts that are measured, for the error of predictions."""
-    asked, _ = prompts(concept, count)
-    contexts = {"trigger": [context(text) for text in asked],
-                "generic": [context(text) for text in GENERIC[:count]]}
-    levels = sigmas(10)[1][:-1].tolist()
-    return make_probes(predict_with(unet), contexts, (4, 8, 8), levels, seed=1000 * seed)
+@dataclass(frozen=True)
+class Drawn:
+    """latents: (n, 4, 8, 8) before the last decoding; pictures: (n, 64, 64, 3) uint8
+    met: what the UNet was given on the way: inputs (m, 4, 8, 8), times (m,), prompts (m, 77, 768)
+    """
+
+    latents: Tensor
+    pictures: np.ndarray
+    met: tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def draw(
-    unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int = 20, cfg: float = 2.0
-) -> np.ndarray:
-    """A picture (64, 64, 3) uint8 per prompt, each from its own seed: `miniature.sample`, batched
-    so that a picture does not depend on which others are drawn beside it."""
+def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int) -> Drawn:
+    """A picture per prompt, each from its own seed: `miniature.sample`, batched so that a picture
+    does not depend on which others are drawn beside it."""
     contexts = torch.cat([*map(context, asked), context("").expand(len(asked), -1, -1)])
     times, levels = sigmas(steps)
     noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds]
     x = torch.stack(noise) * (1 + levels[0] ** 2).sqrt()
-    for time, now, then in zip(times, levels, levels[1:]):
+    met = []
+    for number, (time, now, then) in enumerate(zip(times, levels, levels[1:])):
         scaled = (x / (1 + now**2).sqrt()).repeat(2, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16):
-            wanted, free = unet(scaled, time, contexts).sample.float().chunk(2)
-        x = x + (free + cfg * (wanted - free)) * (then - now)
+        if number % 3 == 1:
+            met.append((scaled[: len(x)], time.expand(len(x)), contexts[: len(x)]))
+        wanted, free = noise_of(unet, scaled, time, contexts).chunk(2)
+        x = x + (free + CFG * (wanted - free)) * (then - now)
     pixels = codec().decode(x).clamp(-1, 1).add(1).mul(127.5).round()
-    return pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    pictures = pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return Drawn(x, pictures, tuple(torch.cat(part) for part in zip(*met)))
+
+
+@torch.no_grad()
+def noise_of(unet: nn.Module, scaled: Tensor, time: Tensor, contexts: Tensor) -> Tensor:
+    """The noise that the UNet predicts, in float32."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return unet(scaled, time, contexts).sample.float()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from personalq_core.taq import KEPT, quantize, size_bytes
+from personalq_core.taq import KEPT, formats, quantize, size_bytes
 from personalq_core.taq.bits import fit_plan, sensitivity
 from personalq_core.taq.calibrate import Probe, importance, inputs, make_probes, role_weights
 from personalq_core.taq.formats import FORMATS
@@ -91,6 +91,23 @@ def test_correlations_lower_the_error_on_inputs_that_were_not_calibrated_on(name
         return ((back - weight) @ x.T).norm()
 
     assert heard(moments) < 0.6 * heard(None)
+
+
+@pytest.mark.parametrize("name", ["int4", "int4_asym"])
+def test_refinement_never_hears_more_than_gptq_alone(name, monkeypatch):
+    torch.manual_seed(3)
+    weight, fmt = torch.randn(48, 192), FORMATS[name]
+    x = torch.randn(900, 30) @ torch.randn(30, 192) + 0.2 * torch.randn(900, 192)
+    moments = (x.T @ x / 900)[None]
+
+    def heard(rounds):
+        monkeypatch.setattr(formats, "REFINEMENTS", rounds)
+        back = fmt.dequantize(fmt.quantize(weight, moments), 192, torch.float32)
+        return ((back - weight) @ x.T).square().mean().item()
+
+    errors = [heard(rounds) for rounds in (0, 1, 2, 4)]
+    assert errors[1] < 0.95 * errors[0]
+    assert errors == sorted(errors, reverse=True)
 
 
 def test_moments_with_silent_and_repeated_columns_still_pack():
