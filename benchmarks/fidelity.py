@@ -345,7 +345,7 @@ def main() -> None:
     for grid in (False,) if options.main else (False, True):
         for number, concept in enumerate(concepts):
             systems = [s for s in chosen if s is SYSTEMS[0] or s.grid == grid]
-            if grid and number % effort.every:
+            if grid and (number + 1) % effort.every:
                 continue
             with torch.no_grad():
                 made = measured(systems, concept, effort, missing)

@@ -72,9 +72,9 @@ class Subject:
 
     @functools.cache  # noqa: B019
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        one_each = {probe.role: probe for probe in self.probes()}.values()
+        few = probes(self.quick, self.concept, 1, levels=4)
         moments = self.moments() if calibrated else None
-        return sensitivity(self.quick, list(one_each), moments, choices=("int4", "int8"))
+        return sensitivity(self.quick, few, moments, choices=("int4", "int8"))
 
 
 @dataclass

@@ -148,8 +148,10 @@ def predict_with(unet: nn.Module) -> Predict:
     return predict
 
 
-def probes(unet: nn.Module, concept: Concept, count: int, about: str = "mixed") -> list[Probe]:
-    """Calibration probes of a concept's model: 4 * count prompts, no pictures.
+def probes(
+    unet: nn.Module, concept: Concept, count: int, about: str = "mixed", levels: int = 10
+) -> list[Probe]:
+    """Calibration probes of a concept's model: 4 * count prompts at `levels` of noise, no pictures.
 
     about: "mixed" prompts with the trigger, with the class word and generic ones; or "trigger" or
     "generic" ones alone, as many. Wordings, places and seeds are not those of what is measured.
@@ -166,8 +168,8 @@ def probes(unet: nn.Module, concept: Concept, count: int, about: str = "mixed") 
         "generic": {"generic": generic(4 * count)},
     }[about]  # fmt: skip
     contexts = {role: [context(text) for text in texts] for role, texts in given.items()}
-    levels = sigmas(10)[1][:-1].tolist()
-    return make_probes(predict_with(unet), contexts, (4, 8, 8), levels, seed=7000)
+    falling = sigmas(levels)[1][:-1].tolist()
+    return make_probes(predict_with(unet), contexts, (4, 8, 8), falling, seed=7000)
 
 
 @dataclass(frozen=True)
