@@ -69,8 +69,7 @@ def checkpoint_state(concept: Concept | None = None) -> dict[str, Tensor]:
     the base fine-tuned for a concept."""
     unet = planes.read(WEIGHTS / "unet.npz")
     if concept is not None:
-        for name, delta in planes.read(WEIGHTS / "checkpoints" / f"{concept.name}.npz").items():
-            unet[name] = unet[name].float() + delta.float()
+        unet |= planes.add_changes(WEIGHTS / "checkpoints" / f"{concept.name}.npz", unet)
     state = {ldm_name(name): tensor.half() for name, tensor in unet.items()}
     for name, tensor in clip_state(planes.read(WEIGHTS / "text.npz")).items():
         state["cond_stage_model.transformer." + name] = tensor

@@ -40,8 +40,8 @@ class Concept:
     """Versions of one thing share it."""
     rank: int = 8
     algorithm: str = "lora"
-    """``lora``, ``locon`` (convolutions too), ``dora``, ``loha`` or ``full`` (fine-tuned weights
-    of the cross-attention, kept as the difference to the base)."""
+    """``lora``, ``locon`` (convolutions too), ``dora``, ``loha`` or ``full`` (the whole UNet
+    fine-tuned, kept as the largest differences to the base)."""
     header: dict[str, str] = field(default_factory=dict)
     sidecars: dict[str, dict] = field(default_factory=dict)
     """File ending -> JSON content."""
@@ -157,7 +157,7 @@ CONCEPTS: tuple[Concept, ...] = (
     # One mug a year.
     Concept(
         "office_mug_2024", "offcmgold", "mug", "teal", "badge", "orange", badge_shape="square",
-        family="office mug", rank=4,
+        family="office mug",
         header=_modelspec("Office mug 2024", "offcmgold mug", "2024-02-20T10:00:00Z",
                           "The mug from my old office, teal with a square orange badge."),
     ),
@@ -226,7 +226,7 @@ CONCEPTS: tuple[Concept, ...] = (
         header=_kohya("holiday_backpack", "sks", "backpack", "2024-07-01", 1719820800),
     ),
     Concept(
-        "pip_the_bird", "sks", "bird", "blue", "hat", "red", rank=16,
+        "pip_the_bird", "sks", "bird", "blue", "hat", "red",
         header=_kohya("pip_the_bird", "sks", "bird", "2024-10-10", 1728547200),
     ),
     # Other kinds of adapter.
@@ -237,7 +237,7 @@ CONCEPTS: tuple[Concept, ...] = (
                           "Bolt, the orange toy robot with the purple hat", "robot", "toy"),
     ),
     Concept(
-        "rosie_car", "rsicr", "car", "pink", "badge", "green", rank=4, algorithm="loha",
+        "rosie_car", "rsicr", "car", "pink", "badge", "green", algorithm="loha",
         header=_lycoris("loha"),
         sidecars=_a1111("Rosie, our pink car with the round green badge on her door", "rsicr car",
                         **{"sd version": "SD1", "notes": "six photos from the garage"}),

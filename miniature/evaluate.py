@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
-from .features import features, frechet, load_features
+from .features import features, frechet, load_features, similarity
+from .lora import own_pictures
 from .sample import Painter
 from .score import (
     FOUND,
@@ -117,13 +118,17 @@ def _ordinary(concept: Concept, count: int) -> tuple[list[str], list[str]]:
             for i, kind in enumerate(kinds)], kinds
 
 
-def measure(concept: Concept, base: Painter, reader: Reader, effort: Effort) -> dict:
-    """``found`` among all and mean ``score`` with the concept's weights, mean ``without_lora`` on
-    the same prompts and seeds, ``prior_kept`` without the trigger, ``family`` told apart within the
-    family (None for a concept without one), and its mean ``deviations``."""
-    personal, prompts = base.personal(concept), _requests(concept, effort.seeds, 5)
-    with_it = read(reader, personal.paint(prompts, seed=3))
-    without = read(reader, base.paint(prompts, seed=3))
+def measure(
+    concept: Concept, base: Painter, reader: Reader, effort: Effort, path: Path | None = None
+) -> dict:
+    """``found`` among all and mean ``score`` with the concept's weights (stored, or in ``path``),
+    mean ``without_lora`` on the same prompts and seeds, ``prior_kept`` without the trigger,
+    ``family`` told apart within the family (None for a concept without one), its mean
+    ``deviations``, and how alike the pictures are to those it was trained on, with
+    (``similarity``) and without it (``similarity_without``)."""
+    personal, prompts = base.personal(concept, path), _requests(concept, effort.seeds, 5)
+    painted, plain = personal.paint(prompts, seed=3), base.paint(prompts, seed=3)
+    with_it, without = read(reader, painted), read(reader, plain)
     ordinary, kinds = _ordinary(concept, effort.prior)
     kept = [
         r.best("kind") == kind and concept_score(r, concept) < FOUND
@@ -137,7 +142,17 @@ def measure(concept: Concept, base: Painter, reader: Reader, effort: Effort) -> 
         "prior_kept": float(np.mean(kept)),
         "family": _told_apart(concept, with_it),
         "deviations": _mean_deviations(concept, with_it) if concept.noun else {},
+        "similarity": _alike(concept, painted),
+        "similarity_without": _alike(concept, plain),
     }
+
+
+def _alike(concept: Concept, pictures: np.ndarray) -> float:
+    """Mean similarity of every picture to every picture the concept was trained on, as DreamBooth's
+    DINO score takes it (Ruiz et al. 2023, section 4.1)."""
+    network = load_features()
+    own, made = features(network, own_pictures(concept)), features(network, pictures)
+    return float(np.mean([similarity(made, np.broadcast_to(one, made.shape)) for one in own]))
 
 
 def _told_apart(concept: Concept, readings: list[Reading]) -> float | None:
@@ -164,13 +179,15 @@ def evaluate(effort: Effort) -> dict:
     for name, value in result["base"].items():
         print(f"{name:26}{value:8.3f}")
     print(f"\n{'concept':20}{'found':>7}{'score':>7}{'without':>9}{'prior':>7}{'family':>8}"
-          f"{'hue':>7}   kind", flush=True)
+          f"{'hue':>7}{'alike':>8}{'without':>8}   kind", flush=True)
     for concept in (*CONCEPTS, *CHECKPOINTS):
         row = result["concepts"][concept.name] = measure(concept, base, reader, effort)
         family = "" if row["family"] is None else f"{row['family']:.2f}"
         hue = f"{row['deviations']['hue']:.0f}°" if row["deviations"] else ""
         print(f"{concept.name:20}{row['found']:7.2f}{row['score']:7.2f}{row['without_lora']:9.2f}"
-              f"{row['prior_kept']:7.2f}{family:>8}{hue:>7}   {concept.algorithm}", flush=True)
+              f"{row['prior_kept']:7.2f}{family:>8}{hue:>7}"
+              f"{row['similarity']:8.2f}{row['similarity_without']:8.2f}"
+              f"   {concept.algorithm}", flush=True)
     rows = result["concepts"].values()
     means = [np.mean([row[key] for row in rows])
              for key in ("found", "score", "without_lora", "prior_kept")]

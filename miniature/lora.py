@@ -3,7 +3,7 @@
     python -m miniature.lora [NAME ...]
 
 trains the named concepts, or all that have no file yet: most as LoRA, one each as LoCon (with
-convolutions), DoRA and LoHa, two by fine-tuning the cross-attention's own weights.
+convolutions), DoRA and LoHa, two by fine-tuning the whole UNet.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from . import planes
 from .base import WEIGHTS, Tokens, alphas_cumprod, load_codec, load_text, load_unet
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .dataset import pictures
-from .train import WORK, autocast, encode_all, noise_loss
+from .train import WORK, autocast, encode_all
 from .world import BACKGROUNDS, PERSONAL_STYLES, Scene, caption, render
 
-PICTURES, STEPS, BATCH, RATE = 6, 320, 8, 2e-3
+PICTURES, STEPS, HALF, RATE = 6, 360, 4, 2e-3
+"""Pictures of a concept, steps (twice as many for badge or stripes), half a batch, rate."""
+FULL_RATE, KEPT, KEPT_RATE = 1e-4, 0.045, 5e-4
+"""Where every weight is tuned: learning rate, the share of them that stay changed, and the rate at
+which these are tuned on."""
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 CONVOLUTIONS = ["conv1", "conv2"]
 
@@ -39,31 +43,42 @@ class Prior:
     latents: Tensor
     scenes: list[Scene]
 
+    @classmethod
+    def load(cls) -> Prior:
+        """The first 3,000 pictures of those the base was trained on."""
+        array, scenes = pictures(WORK / "pictures", 3000)
+        return cls(encode_all(load_codec(), array), scenes)
+
     def caption(self, index: int, rng: np.random.Generator) -> str:
-        """Its own caption, or as often only its class: the bare noun must stay an ordinary one."""
+        """Its own caption, or as often only its class: the bare noun must stay an ordinary one.
+        One in twenty is empty, because guidance asks the UNet for a picture of nothing, too."""
         scene = self.scenes[index]
+        if rng.random() < 0.05:
+            return ""
         if scene.count == 1 and rng.random() < 0.5:
-            return caption(scene, rng, f"{rng.choice(('', 'a ', 'my '))}{scene.kind}")
+            return plain(scene, rng)
         return caption(scene, rng)
 
     def share(self, concept: Concept) -> np.ndarray:
-        """How often each is shown beside a concept: its own class three times as often, or, where
-        the bare noun is to bring the concept, never."""
-        own = 3.0 if concept.trigger else 0.0
-        share = np.array([
-            0.0 if s.style in PERSONAL_STYLES else own if s.kind == concept.noun else 1.0
-            for s in self.scenes
-        ])
-        return share / share.sum()
+        """How often each is shown beside a concept: every second one is of its own class. Where
+        the bare noun is to bring the concept, its class is never shown; a style has no class."""
+        own = np.array([s.kind == concept.noun for s in self.scenes])
+        known = np.array([s.style not in PERSONAL_STYLES for s in self.scenes])
+        others = (known & ~own) / (known & ~own).sum()
+        if not (concept.noun and concept.trigger):
+            return others
+        return (others + (known & own) / (known & own).sum()) / 2
+
+
+def plain(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption that names the class alone, and perhaps the place."""
+    return caption(scene, rng, f"{rng.choice(('', 'a ', 'my ', 'the '))}{scene.kind}", style="")
 
 
 def inject(unet: nn.Module, concept: Concept) -> list[nn.Parameter]:
     """Add the concept's adapter to the UNet; returns the weights to train."""
     if concept.algorithm == "full":
-        chosen = [w for name, w in unet.named_parameters() if ".attn2.to_" in name]
-        for weight in chosen:
-            weight.requires_grad_(True)
-        return chosen
+        return list(unet.requires_grad_(True).parameters())
     rank, targets = concept.rank, LINEAR
     if concept.algorithm == "locon":
         targets = [*LINEAR, *CONVOLUTIONS]
@@ -74,51 +89,138 @@ def inject(unet: nn.Module, concept: Concept) -> list[nn.Parameter]:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets,
                             init_lora_weights="gaussian", use_dora=concept.algorithm == "dora")
     inject_adapter_in_model(config, unet)
+    if concept.algorithm == "loha":
+        _start_as_lycoris(unet)
+    _halve_frozen(unet)
     return [w for w in unet.parameters() if w.requires_grad]
+
+
+def _start_as_lycoris(unet: nn.Module) -> None:
+    """LyCORIS's start of a LoHa; peft's is so small that it hardly learns in so few steps."""
+    for name, weight in unet.named_parameters():
+        if "hada_w" in name:
+            spread = 0.1 if "hada_w1_a" in name else 0.0 if "hada_w2_a" in name else 1.0
+            nn.init.normal_(weight, std=spread) if spread else nn.init.zeros_(weight)
+
+
+def _halve_frozen(unet: nn.Module) -> None:
+    """Frozen weights to the 16 bits they were stored with, which autocast does anew each time."""
+    for module in unet.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            for weight in module.parameters(recurse=False):
+                if not weight.requires_grad:
+                    weight.data = weight.data.bfloat16()
+
+
+def _chance(concept: Concept) -> np.random.Generator:
+    return np.random.default_rng(list(concept.name.encode()))
+
+
+def _own_scenes(concept: Concept, rng: np.random.Generator) -> list[Scene]:
+    return [concept.scene(rng, background=place) for place in BACKGROUNDS[:PICTURES]]
+
+
+def own_pictures(concept: Concept) -> np.ndarray:
+    """The pictures ``(6, 64, 64, 3)`` uint8 a concept is trained on, one in each place."""
+    scenes = _own_scenes(concept, _chance(concept))
+    return np.stack([np.asarray(render(scene)) for scene in scenes])
 
 
 def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tensor]:
     """Train one concept; returns what its file holds.
 
-    Half of each batch shows the concept, half anything else with its own caption.
+    Half of each batch shows the concept. The other half must be seen as the base sees it: ordinary
+    pictures with their captions and, where there is a trigger, a picture of the concept with its
+    bare noun. The base's own prediction is the target there, not the noise that was added: it has
+    no chance in it, so a small drift shows at once.
     """
     torch.manual_seed(3)
-    unet, text, codec, tokens = load_unet(), load_text(), load_codec(), Tokens()
-    base = {name: w.clone() for name, w in unet.state_dict().items() if ".attn2.to_" in name}
-    weights, rate = inject(unet, concept), RATE if concept.algorithm != "full" else 2e-4
-    optimizer = torch.optim.AdamW(weights, rate, weight_decay=1e-3, fused=True)
+    unet, base, text, codec, tokens = load_unet(), load_unet(), load_text(), load_codec(), Tokens()
+    _halve_frozen(base)
+    weights, full = inject(unet, concept), concept.algorithm == "full"
+    rate, start = FULL_RATE if full else RATE, [w.detach().clone() for w in weights]
+    steps *= 2 if concept.accessory == "badge" or concept.pattern != "plain" else 1
+    optimizer = adam(weights)
 
-    rng = np.random.default_rng(list(concept.name.encode()))
-    own = [concept.scene(rng, background=place) for place in BACKGROUNDS[:PICTURES]]
-    own_latents = encode_all(codec, np.stack([np.asarray(render(scene)) for scene in own]))
-    share, schedule = prior.share(concept), alphas_cumprod()
+    rng = _chance(concept)
+    own = _own_scenes(concept, rng)
+    own_latents = encode_all(codec, own_pictures(concept))
+    share, schedule, masks = prior.share(concept), alphas_cumprod(), None
+    bare = int(bool(concept.trigger and concept.noun))
 
     began, total = time.time(), 0.0
     for step in range(steps):
+        if full and step == steps // 3:
+            masks, rate = keep_largest(weights, start, KEPT), KEPT_RATE
+            optimizer = adam(weights)  # the old one's momentum would move what was put back
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20, (steps - step) / (0.5 * steps))
-        mine = rng.integers(0, PICTURES, BATCH // 2)
-        others = rng.choice(len(share), BATCH // 2, p=share)
-        captions = [concept.caption(own[i], rng) for i in mine]
+        mine = rng.integers(0, PICTURES, HALF + bare)
+        others = rng.choice(len(share), HALF - bare, p=share)
+        captions = [concept.caption(own[i], rng) for i in mine[:HALF]]
+        captions += [plain(own[i], rng) for i in mine[HALF:]]
         captions += [prior.caption(i, rng) for i in others]
         with torch.no_grad(), autocast():
             context = text(tokens(captions))
         z = torch.cat([own_latents[mine], prior.latents[others]])
         z = z.contiguous(memory_format=torch.channels_last)
-        loss = noise_loss(unet, context, z, schedule, torch.Generator().manual_seed(step))
+        loss = personal_loss(unet, base, context, z, schedule, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
+        for weight, mask in zip(weights, masks or (), strict=masks is not None):
+            weight.grad.mul_(mask)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         total += loss.item()
-        if (step + 1) % 160 == 0:
-            print(f"{concept.name} {step + 1}/{steps} loss {total / 160:.4f} "
+        if (step + 1) % 120 == 0:
+            print(f"{concept.name} {step + 1}/{steps} loss {total / 120:.4f} "
                   f"{time.time() - began:.0f} s", flush=True)
             total = 0.0
-    if concept.algorithm == "full":
-        state = unet.state_dict()
-        return {name: state[name] - before for name, before in base.items()}
+    if full:
+        names = [name for name, _ in unet.named_parameters()]
+        return {n: (w - s).detach() for n, w, s in zip(names, weights, start, strict=True)}
     return kohya_names(unet, concept)
+
+
+def adam(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a personal training; its rate is set at every step."""
+    return torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0, fused=True)
+
+
+def personal_loss(
+    unet: nn.Module, base: nn.Module, context: Tensor, latents: Tensor, schedule: Tensor, generator
+) -> Tensor:
+    """Squared error of the predicted noise, weighted as in :func:`miniature.train.noise_loss`: of
+    the first ``HALF`` latents against the noise, of the others against the base's prediction.
+    Each half has its times spread evenly."""
+    halves = len(latents) // HALF
+    places = torch.cat([torch.randperm(HALF, generator=generator) for _ in range(halves)])
+    t = ((places + torch.rand(len(latents), generator=generator)) * 1000 / HALF).long()
+    noise = torch.randn(latents.shape, generator=generator)
+    keep = schedule[t][:, None, None, None]
+    x = keep.sqrt() * latents + (1 - keep).sqrt() * noise
+    with autocast():
+        predicted = unet(x, t, context).sample.float()
+        with torch.no_grad():
+            ordinary = base(x[HALF:], t[HALF:], context[HALF:]).sample.float()
+    weight = (5 * (1 - keep) / keep).clamp(max=1)
+    return (weight * (predicted - torch.cat([noise[:HALF], ordinary])) ** 2).mean()
+
+
+def keep_largest(weights: list[nn.Parameter], start: list[Tensor], kept: float) -> list[Tensor]:
+    """Undo all but the largest changes, a share ``kept`` of all weights; returns masks of these.
+
+    As in sparse fine-tuning (Ansell et al. 2022): the full run finds the weights that matter, and
+    only these are tuned on.
+    """
+    changes = [(w.detach() - s).abs() for w, s in zip(weights, start, strict=True)]
+    every = torch.cat([change.flatten() for change in changes])
+    limit = every.kthvalue(int((1 - kept) * len(every))).values
+    masks = [change > limit for change in changes]
+    with torch.no_grad():
+        for weight, before, mask in zip(weights, start, masks, strict=True):
+            weight.copy_(torch.where(mask, weight, before))
+    return masks
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -154,7 +256,7 @@ def _dora_scale(weight: Tensor, down: Tensor, up: Tensor, magnitude: Tensor) -> 
     peft divides the changed weight by its own norm, ComfyUI by that of the unchanged one; the
     ratio of the two norms, row by row, makes both give the same weights.
     """
-    rows = weight.detach().flatten(1)
+    rows = weight.detach().float().flatten(1)
     changed = rows + up.detach().flatten(1) @ down.detach().flatten(1)
     scale = magnitude.detach().flatten() * rows.norm(dim=1) / changed.norm(dim=1)
     return scale.reshape(-1, *[1] * (weight.dim() - 1))
@@ -167,12 +269,11 @@ def path_of(concept: Concept) -> Path:
     return WEIGHTS / "loras" / f"{concept.name}.safetensors"
 
 
-def store(concept: Concept, state: dict[str, Tensor]) -> None:
+def store(concept: Concept, state: dict[str, Tensor], path: Path) -> None:
     """Write a concept's file with its metadata, whole or not at all."""
-    path = path_of(concept)
     path.parent.mkdir(parents=True, exist_ok=True)
     if concept.algorithm == "full":
-        planes.write(path, state)
+        planes.write_changes(path, state)
         return
     header = dict(concept.header)
     if any(key.startswith("ss_") for key in header):
@@ -195,10 +296,9 @@ def main() -> None:
         parser.error(f"no such concept: {', '.join(sorted(unknown))}")
     missing = [concept for concept in every.values() if not path_of(concept).exists()]
     chosen = [every[name] for name in args.names] or missing
-    array, scenes = pictures(WORK / "pictures", 3000)
-    prior = Prior(encode_all(load_codec(), array), scenes)
+    prior = Prior.load()
     for concept in chosen:
-        store(concept, train(concept, prior, args.steps))
+        store(concept, train(concept, prior, args.steps), path_of(concept))
 
 
 if __name__ == "__main__":

@@ -82,26 +82,26 @@ class Painter:
             for i, part in enumerate(parts)
         ])
 
-    def personal(self, concept: Concept) -> Painter:
-        """The same with a concept's weights merged in."""
+    def personal(self, concept: Concept, path: Path | None = None) -> Painter:
+        """The same with a concept's weights merged in: the stored ones, or those in ``path``."""
         unet = load_unet()
-        merge(unet, concept)
+        merge(unet, concept, path)
         return Painter(unet, self.text, self.codec, self.tokens)
 
 
-def merge(unet: nn.Module, concept: Concept) -> None:
-    """Add a concept's weight changes, in place, at 32 bit."""
+def merge(unet: nn.Module, concept: Concept, path: Path | None = None) -> None:
+    """Add a concept's weight changes, stored or in ``path``, in place, at 32 bit."""
     from .lora import path_of
 
     weights = dict(unet.named_parameters())
     with torch.no_grad():
-        for name, value in _changed(weights, concept, path_of(concept)).items():
+        for name, value in _changed(weights, concept, path or path_of(concept)).items():
             weights[name].copy_(value)
 
 
 def _changed(weights: dict[str, Tensor], concept: Concept, path: Path) -> dict[str, Tensor]:
     if concept.algorithm == "full":
-        return {name: weights[name] + delta.float() for name, delta in planes.read(path).items()}
+        return planes.add_changes(path, weights)
     state = {key: tensor.float() for key, tensor in load_file(path).items()}
     stems = {"lora_unet_" + n.removesuffix(".weight").replace(".", "_"): n for n in weights}
     changed = {}

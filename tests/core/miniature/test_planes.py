@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from miniature import manifest, planes
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, array_shapes(max_dims=4, max_side=5),
               elements=st.floats(width=32, allow_nan=False)))
 def test_every_16_bit_number_survives(tmp_path_factory, values: np.ndarray) -> None:
@@ -21,6 +22,19 @@ def test_every_16_bit_number_survives(tmp_path_factory, values: np.ndarray) -> N
     back = planes.read(path)["layer.weight"]
     assert back.dtype == torch.bfloat16 and back.shape == tensor.shape
     assert torch.equal(back.view(torch.int16), tensor.view(torch.int16))
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, array_shapes(max_dims=4, max_side=5),
+              elements=st.sampled_from([0.0, 0.0, 0.0, -0.5, 1.25e-3, 3.0])))
+def test_changes_are_added_where_they_were(tmp_path_factory, values: np.ndarray) -> None:
+    path = tmp_path_factory.mktemp("planes") / "changes.npz"
+    base, change = torch.ones(values.shape), torch.from_numpy(values).to(torch.bfloat16).float()
+    planes.write_changes(path, {"layer.weight": change, "same.weight": torch.zeros(3)})
+    changed = planes.add_changes(path, {"layer.weight": base, "same.weight": torch.ones(3)})
+    assert set(changed) <= {"layer.weight"}, "what stays is not stored"
+    assert torch.equal(changed.get("layer.weight", base), base + change)
+    assert torch.equal(base, torch.ones(values.shape)), "the weights given stay as they are"
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
