@@ -1,21 +1,30 @@
-"""Bytes, peak memory, load time and speed of quantized UNets, side by side in one run.
+"""Bytes, peak memory, load time and speed of quantized models in ComfyUI, side by side in one run.
 
     python -m benchmarks.memory_speed [--device cpu|cuda] [--quick] [--shape sd15|sdxl|both]
-                                      [--systems NAME ...] [--json OUT]
+                                      [--systems NAME ...] [--json OUT] [--png OUT]
 
 The weights are random in the real models' shapes: memory and speed do not depend on their values.
-Each system lives in a process of its own; their steps are interleaved, so that a busy machine
-slows all alike. Reported are medians and the spread (least and most). Peers that are not
-installed (torchao, optimum-quanto, sdnq, gguf) are named and left out.
+Models, loading, LoRA patches and the count of bytes are ComfyUI's own. Each system lives in a
+process of its own; their steps are interleaved, so that a busy machine slows all alike. Where not
+all fit into memory together, they run in passes, each beside ComfyUI's own path, which all speeds
+are relative to. Reported are medians and the spread (least and most).
 
-A step is one run of the UNet on a batch of two (prompt and empty prompt).
+The peers are no requirement of the pack or of its tests. Install them where only this benchmark
+looks; whatever is missing is named and left out:
+
+    pip install --no-deps --target .bench -r requirements-bench.txt
+
+A step is one run of the UNet on a batch of two (prompt and empty prompt). `--json` adds to what
+the file has of other shapes and systems.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
+import importlib
 import importlib.util
 import json
 import math
@@ -27,170 +36,32 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from torch import nn
 
-from personalq_core.taq import compute, file, make_plan, quantize
-from personalq_core.taq.layers import QuantizedLayer, set_activations
-from personalq_core.taq.lora import Branch
+from benchmarks.memory_speed_systems import (
+    BASELINE,
+    LEFT_OUT,
+    SHAPES,
+    SYSTEMS,
+    empty_model,
+    part,
+    start_comfyui,
+)
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "sd15": {"cross_attention_dim": 768},
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
 LORA_RANK = 16
+LATENT = {"sd15": 64, "sdxl": 32}
+"""Side of the latents: 512 pixels, and 256 for SDXL, which takes minutes a step at its own size."""
 SPARE_BYTES = 2 << 30
-"""Memory left to the machine: a system that would not fit is left out, and said so."""
-
-
-# -- the systems: each turns a 16-bit UNet into its own form
-
-
-def _as_is(model: nn.Module, device: torch.device) -> nn.Module:
-    return model
-
-
-def _taq(fmt: str, activations: str = "automatic") -> Callable:
-    def build(model: nn.Module, device: torch.device) -> nn.Module:
-        quantize(model, make_plan(model, fmt))
-        set_activations(model, activations)
-        if device.type == "cpu":  # as in ComfyUI: what is not packed computes in float32
-            for module in model.modules():
-                if not isinstance(module, QuantizedLayer) and not list(module.children()):
-                    module.float()
-        return model
-
-    return build
-
-
-def _torchao(model: nn.Module, device: torch.device) -> nn.Module:
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    quantize_(model, Int8WeightOnlyConfig())
-    return model
-
-
-def _quanto(bits: int) -> Callable:
-    def build(model: nn.Module, device: torch.device) -> nn.Module:
-        from optimum import quanto
-
-        quanto.quantize(model, weights=quanto.qint8 if bits == 8 else quanto.qint4)
-        quanto.freeze(model)
-        return model
-
-    return build
-
-
-def _sdnq(kind: str) -> Callable:
-    def build(model: nn.Module, device: torch.device) -> nn.Module:
-        from sdnq import sdnq_post_load_quant
-
-        return sdnq_post_load_quant(
-            model, weights_dtype=kind, quant_conv=True, torch_dtype=torch.bfloat16
-        )
-
-    return build
-
-
-class _GgufLayer(nn.Module):
-    """What ComfyUI's GGUF loader does: blocks of the gguf package, unpacked whole in each step."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d):
-        super().__init__()
-        import gguf
-
-        weight = layer.weight.detach().float().flatten(1)
-        self.columns, self.shape = weight.shape[1], layer.weight.shape
-        rows = gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
-        self.register_buffer("blocks", torch.from_numpy(rows))
-        self.layer = layer
-        layer.weight = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        blocks = self.blocks.view(len(self.blocks), -1, 34)  # a float16 scale, 32 int8 codes
-        scale = blocks[..., :2].contiguous().view(torch.float16).to(x.dtype)
-        weight = (blocks[..., 2:].view(torch.int8).to(x.dtype) * scale).view(self.shape)
-        bias = None if self.layer.bias is None else self.layer.bias.to(x.dtype)
-        if isinstance(self.layer, nn.Linear):
-            return nn.functional.linear(x, weight, bias)
-        return self.layer._conv_forward(x, weight, bias)
-
-
-def _gguf(model: nn.Module, device: torch.device) -> nn.Module:
-    plan = make_plan(model, "int8")
-    for name, planned in plan.layers.items():
-        layer = model.get_submodule(name)
-        if planned.format == "int8" and layer.weight[0].numel() % 32 == 0:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _GgufLayer(layer))
-    return model
-
-
-SYSTEMS: dict[str, tuple[str | None, torch.dtype, Callable]] = {
-    "float32 (ComfyUI on a CPU)": (None, torch.float32, _as_is),
-    "bfloat16": (None, torch.bfloat16, _as_is),
-    "float16": (None, torch.float16, _as_is),
-    "TAQ 8-bit": (None, torch.float32, _taq("int8")),
-    "TAQ 8-bit, 8-bit inputs": (None, torch.float32, _taq("int8", "8-bit")),
-    "TAQ 4-bit": (None, torch.float32, _taq("int4")),
-    "torchao int8 (linear only)": ("torchao", torch.bfloat16, _torchao),
-    "quanto int8": ("optimum.quanto", torch.bfloat16, _quanto(8)),
-    "SDNQ int8": ("sdnq", torch.bfloat16, _sdnq("int8")),
-    "SDNQ int4": ("sdnq", torch.bfloat16, _sdnq("int4")),
-    "GGUF Q8_0, unpacked whole": ("gguf", torch.bfloat16, _gguf),
-}
-"""Name -> the package it needs, the type of its inputs on a CPU, how it is made from 16 bits."""
-GPU_DTYPE = torch.float16
-SLOW = {"float16": "no CPU computes well in float16"}
-
-
-def inputs_dtype(system: str, device: torch.device) -> torch.dtype:
-    """float32 and bfloat16 as their names say; on a GPU all others take float16."""
-    dtype = SYSTEMS[system][1]
-    return dtype if device.type == "cpu" or SYSTEMS[system][2] is _as_is else GPU_DTYPE
+"""Memory left to the machine beside what the systems of a pass take."""
 
 
 # -- one system in a process of its own
-
-
-def empty_unet(shape: str) -> nn.Module:
-    """diffusers' UNet in a real model's shape, without weights."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(**SHAPES[shape]).eval().requires_grad_(False)
-
-
-def random_unet(shape: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The UNet with weights of a trained model's size; one random block, repeated."""
-    model = empty_unet(shape).to(dtype).to_empty(device=device)
-    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.fill_(0.5)
-            continue
-        flat = parameter.data.view(-1)
-        for start in range(0, flat.numel(), block.numel()):
-            part = flat[start : start + block.numel()]
-            part.copy_(block[: part.numel()]).mul_(0.6 * math.sqrt(2 / parameter[0].numel()))
-    return model
 
 
 class Peak:
@@ -204,12 +75,14 @@ class Peak:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             return
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what making the model has left behind
         self.most, self.running = self.now(), True
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def now(self) -> int:
-        """Bytes held now; on a CPU what this process has for itself (not its libraries' files)."""
+        """Bytes held now; on a CPU what this process has for itself, without mapped files."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated()
         memory = self.process.memory_info()
@@ -229,12 +102,11 @@ class Peak:
 
 
 def serve(pipe: Connection, system: str, shape: str, device_name: str, latent: int) -> None:
-    """The process of a system: makes it, then answers "step", "swap", "load" and "peak"."""
+    """The process of a system: makes it, then answers "step", "swap" and "load"."""
     warnings.filterwarnings("ignore")
-    device = torch.device(device_name)
     try:
         with torch.no_grad():
-            _serve(pipe, system, shape, device, latent)
+            _serve(pipe, system, shape, torch.device(device_name), latent)
     except EOFError:
         pass
     except Exception as error:
@@ -242,33 +114,46 @@ def serve(pipe: Connection, system: str, shape: str, device_name: str, latent: i
 
 
 def _serve(pipe: Connection, system: str, shape: str, device: torch.device, latent: int) -> None:
-    dtype = inputs_dtype(system, device)
-    build = SYSTEMS[system][2]
-    source = dtype if build is _as_is else (torch.bfloat16 if device.type == "cpu" else GPU_DTYPE)
-    model = random_unet(shape, source, device)
+    start_comfyui(device.type)
+    if device.type == "cpu":
+        part("personalq_core.taq.compute").measured()  # once per device, not part of a model's time
+    source, make = SYSTEMS[system].build(shape, device)
     start = time.perf_counter()
-    model = build(model, device)
+    model = make(source)
     made_s = time.perf_counter() - start
-    gc.collect()
-    held = sum(t.numel() * t.element_size() for t in _tensors(model))
-    pipe.send({"bytes": held, "quantize_s": made_s if build is not _as_is else 0.0})
-    given = _inputs(shape, dtype, device, latent)
+    del source
+    importlib.import_module("comfy.model_management").load_models_gpu([model])
+    ours = system.startswith("TAQ")
+    outside = part("personalq_core.taq.text_cache").outside_bytes(model.model.diffusion_model)
+    answer = {"bytes": _bytes(model), "outside_bytes": outside}
+    pipe.send(answer | ({} if system.startswith("ComfyUI") else {"quantize_s": made_s}))
+    inputs = _inputs(shape, model, device, latent)
     peak = Peak(device)
     while True:
-        wish = pipe.recv()
-        if wish == "step":
+        ask = pipe.recv()
+        if ask == "step":
             peak.start()
-            seconds = _timed(lambda: model(**given), device)
+            seconds = _timed(lambda: model.model.apply_model(**inputs), device)
             pipe.send({"step_s": seconds, "peak_bytes": peak.stop()})
-        elif wish == "swap":
-            pipe.send({"swap_s": _swap(model, device)})
-        elif wish == "load":
-            pipe.send({"load_s": _load(model, shape, device)})
+        elif ask == "more" and ours:
+            answer = _swap(model, shape, inputs, device) | {"load_s": _load(model)}
+            if shape == "sd15":
+                answer["swap_identical"] = _is_as_fresh(system, model, shape, inputs, device)
+            pipe.send(answer)
+        elif ask == "more":
+            pipe.send({})
         else:
             return
 
 
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
+def _bytes(model: Any) -> int:
+    """What ComfyUI counts; a peer's packed tensors by what is inside them."""
+    if type(model).__name__.startswith("Taq"):
+        return model.model_size()
+    return sum(t.numel() * t.element_size() for t in _tensors(model.model))
+
+
+def _tensors(model: torch.nn.Module) -> list[torch.Tensor]:
     """All tensors of a model, those inside packed ones of other libraries too."""
     found = []
     for tensor in model.state_dict(keep_vars=True).values():
@@ -280,19 +165,19 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return found
 
 
-def _inputs(shape: str, dtype: torch.dtype, device: torch.device, latent: int) -> dict[str, Any]:
-    def draw(*size: int) -> torch.Tensor:
-        return torch.randn(*size, device=device).to(dtype)
+def _inputs(shape: str, model: Any, device: torch.device, latent: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
 
-    width = SHAPES[shape]["cross_attention_dim"]
-    given: dict[str, Any] = {
-        "sample": draw(2, 4, latent, latent),
-        "timestep": torch.tensor(500, device=device),
-        "encoder_hidden_states": draw(2, 77, width),
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator).to(device)
+
+    width = SHAPES[shape][1]["context_dim"]
+    given = {
+        "x": draw(2, 4, latent, latent),
+        "t": torch.full((2,), 5.0, device=device),
+        "c_crossattn": draw(2, 77, width),
     }
-    if shape == "sdxl":
-        given["added_cond_kwargs"] = {"text_embeds": draw(2, 1280), "time_ids": draw(2, 6)}
-    return given
+    return given | ({"y": draw(2, 2816)} if shape == "sdxl" else {})
 
 
 def _timed(run: Callable[[], Any], device: torch.device) -> float:
@@ -305,44 +190,67 @@ def _timed(run: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _swap(model: nn.Module, device: torch.device) -> float | None:
-    """Seconds to put another LoRA of rank 16 on every packed layer; None where there are none."""
-    layers = [layer for layer in model.modules() if isinstance(layer, QuantizedLayer)]
-    if not layers:
-        return None
-    factors = [
-        (torch.randn(layer.shape[0], LORA_RANK), torch.randn(LORA_RANK, math.prod(layer.shape[1:])))
-        for layer in layers
-    ]
-
-    def swap() -> None:
-        for layer, (up, down) in zip(layers, factors):
-            layer.set_branch("lora", Branch(up * 0.01, down))
-
-    seconds = _timed(swap, device)
-    for layer in layers:
-        layer.set_branch("lora", None)
-    return seconds
+def _lora(model: Any, seed: int) -> dict[str, Any]:
+    """Patches of rank 16 on every packed layer, as ComfyUI's LoRA loader makes them."""
+    adapter = importlib.import_module("comfy.weight_adapter.lora").LoRAAdapter
+    generator = torch.Generator().manual_seed(seed)
+    patches = {}
+    for name, layer in part("nodes.host.model").packed_layers(model.model):
+        rows, columns = layer.shape[0], math.prod(layer.shape[1:])
+        up, down = (torch.randn(size, generator=generator) * 0.02 for size in (
+            (rows, LORA_RANK), (LORA_RANK, columns)
+        ))  # fmt: skip
+        patches[f"{name}.weight"] = adapter(set(), (up, down, LORA_RANK, None, None, None))
+    return patches
 
 
-def _load(model: nn.Module, shape: str, device: torch.device) -> float | None:
-    """Seconds from a saved TAQ file to a model that can run; None for other systems.
+def _swap(model: Any, shape: str, inputs: dict[str, Any], device: torch.device) -> dict[str, float]:
+    """Seconds from a resident model with one LoRA to the same with another, ready to sample."""
+    load = importlib.import_module("comfy.model_management").load_models_gpu
+    worn = []
+    for seed in (1, 2):
+        patched = model.clone()
+        patched.add_patches(_lora(model, seed))
+        worn.append(patched)
+    load([worn[0]])
+    seconds = statistics.median(
+        _timed(lambda patched=patched: load([patched]), device) for patched in (worn[1], *worn) * 2
+    )
+    load([model])
+    return {"swap_s": seconds}
+
+
+def _is_as_fresh(
+    system: str, model: Any, shape: str, inputs: dict[str, Any], device: torch.device
+) -> bool:
+    """Whether a LoRA swapped in gives the output of a model newly quantized with that LoRA."""
+    load = importlib.import_module("comfy.model_management").load_models_gpu
+    swapped = model.clone()
+    swapped.add_patches(_lora(model, 2))
+    load([swapped])
+    output = swapped.model.apply_model(**inputs)
+    load([model])
+    source, make = SYSTEMS[system].build(shape, device)
+    source.add_patches(_lora(model, 2))
+    fresh = make(source)
+    load([fresh])
+    return torch.equal(fresh.model.apply_model(**inputs), output)
+
+
+def _load(model: Any) -> float:
+    """Seconds from a saved TAQ file to a MODEL that is ready to sample.
 
     The file is in the system's cache: this is the work of loading, without the disk.
     """
-    if not any(isinstance(module, QuantizedLayer) for module in model.modules()):
-        return None
+    files = part("nodes.host.taq_file")
+    load = importlib.import_module("comfy.model_management").load_models_gpu
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.taq.safetensors")
-        formats = {
-            name: module.format.name
-            for name, module in model.named_modules()
-            if isinstance(module, QuantizedLayer)
-        }
-        frame = empty_unet(shape)
-        plan = make_plan(frame, next(iter(formats.values())))
-        file.save(path, file.contents(model, plan))
-        return _timed(lambda: file.restore(empty_unet(shape), file.load(path)).to(device), device)
+        files.folder_paths.set_output_directory(folder)
+        name, _ = files.save_model(model, "model")
+        start = time.perf_counter()
+        loaded, _ = files.load_model(str(Path(folder, name)))
+        load([loaded])
+        return time.perf_counter() - start
 
 
 # -- all systems of a shape, step by step in turn
@@ -352,7 +260,7 @@ class Worker:
     """A system's process, and what it has answered."""
 
     def __init__(self, system: str, shape: str, device: str, latent: int):
-        self.system, self.answers = system, []
+        self.system = system
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(
@@ -369,9 +277,10 @@ class Worker:
     def _receive(self) -> dict[str, Any]:
         try:
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             answer = {"error": "its process ended (out of memory?)"}
         if "error" in answer:
+            self.stop()
             raise RuntimeError(answer["error"].splitlines()[0][:160])
         return answer
 
@@ -383,28 +292,63 @@ class Worker:
             self.process.kill()
 
 
+def passes(systems: Sequence[str], weights: int, room: int, baseline: str) -> list[list[str]]:
+    """The systems in groups that fit into `room` bytes, the baseline in each, made last.
+
+    While a system is made its 16-bit source is there too.
+    """
+    groups: list[list[str]] = []
+    used = 0.0
+    for system in (name for name in systems if name != baseline):
+        size = SYSTEMS[system].bytes
+        fits = (used + size + max(SYSTEMS[baseline].bytes, 2)) * weights <= room
+        if not groups or not fits:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(system)
+        used += size
+    return [[*group, baseline] for group in groups] or [[baseline]]
+
+
 def measure(
     shape: str, systems: list[str], device: str, latent: int, rounds: int
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of the systems that ran, and why the others did not."""
+    left_out: dict[str, str] = {}
+    for system in systems:
+        package = SYSTEMS[system].package
+        if device not in SYSTEMS[system].on:
+            left_out[system] = LEFT_OUT.get(system, f"not for {device}")
+        elif package and importlib.util.find_spec(package) is None:
+            left_out[system] = f"{package} is not installed"
+    unet = empty_model(shape, torch.float16, None).diffusion_model
+    weights = sum(parameter.numel() for parameter in unet.parameters())
+    room = psutil.virtual_memory().available - SPARE_BYTES
+    if device == "cuda":
+        room = torch.cuda.mem_get_info()[0] - SPARE_BYTES
+    runnable = [system for system in systems if system not in left_out]
+    rows: list[dict[str, Any]] = []
+    for group in passes(runnable, weights, room, BASELINE[device]):
+        found, lost = measure_together(shape, group, device, latent, rounds, weights)
+        left_out |= lost
+        known = {row["system"] for row in rows}
+        rows += [row for row in found if row["system"] not in known]
+    return sorted(rows, key=lambda row: list(SYSTEMS).index(row["system"])), left_out
+
+
+def measure_together(
+    shape: str, group: list[str], device: str, latent: int, rounds: int, weights: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of one pass; speeds are relative to the pass's own baseline, its last system."""
     workers: dict[str, Worker] = {}
     left_out: dict[str, str] = {}
-    weights = sum(p.numel() for p in empty_unet(shape).parameters())
-    for system in systems:
-        package, dtype, _ = SYSTEMS[system]
-        if package and importlib.util.find_spec(package.split(".")[0]) is None:
-            left_out[system] = f"{package} is not installed"
-        elif device == "cpu" and system in SLOW:
-            left_out[system] = SLOW[system]
-        elif device == "cpu" and _free_bytes() < weights * max(3, dtype.itemsize) + SPARE_BYTES:
-            left_out[system] = "not enough free memory beside the others"
-        else:
-            try:
-                workers[system] = Worker(system, shape, device, latent)
-                print(f"  made {system}", flush=True)
-            except RuntimeError as error:
-                left_out[system] = str(error)
-    steps: dict[str, list[dict[str, Any]]] = {system: [] for system in workers}
+    steps: dict[str, list[dict[str, Any]]] = {system: [] for system in group}
+    for system in group:
+        try:
+            workers[system] = Worker(system, shape, device, latent)
+            print(f"  made {system}", flush=True)
+        except RuntimeError as error:
+            left_out[system] = str(error)
     for turn in range(rounds + 1):
         for system, worker in list(workers.items()):
             try:
@@ -413,8 +357,11 @@ def measure(
                     steps[system].append(answer)
             except RuntimeError as error:
                 left_out[system] = str(error)
-                workers.pop(system).stop()
+                del workers[system]
     rows = []
+    baseline = statistics.median(answer["step_s"] for answer in steps[group[-1]])
+    if group[-1] in workers and len(workers) > 1:  # room for what the others still do
+        workers[group[-1]].stop()
     for system, worker in workers.items():
         taken = [answer["step_s"] for answer in steps[system]]
         row = {
@@ -425,87 +372,163 @@ def measure(
             "share_of_16_bit": worker.made["bytes"] / (2 * weights),
             "step_s": statistics.median(taken),
             "step_s_spread": [min(taken), max(taken)],
+            "speed": baseline / statistics.median(taken),
             "peak_bytes": max(answer["peak_bytes"] for answer in steps[system]),
+            "latent": latent,
         }
-        if row["ours"]:
-            row |= worker.ask("swap") | worker.ask("load")
+        if system != group[-1]:
+            try:
+                row |= worker.ask("more")
+                worker.stop()
+            except RuntimeError as error:
+                row["error"] = str(error)
         rows.append(row)
-        worker.stop()
     return rows, left_out
 
 
-def _free_bytes() -> int:
-    return psutil.virtual_memory().available
+def peak_saved(row: dict[str, Any], rows: list[dict[str, Any]], other: str) -> float | None:
+    """How far the peak fell below another system's, as a part of what the weights saved."""
+    base = next((r for r in rows if r["system"] == other and r["shape"] == row["shape"]), None)
+    if base is None or base["bytes"] <= row["bytes"]:
+        return None
+    return (base["peak_bytes"] - row["peak_bytes"]) / (base["bytes"] - row["bytes"])
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text, times beside the first one's."""
+def table(rows: list[dict[str, Any]], device: str) -> str:
+    """The rows of a shape as text."""
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
     lines = [
-        f"{'system':30} {'MB':>7} {'of 16 bit':>9} {'peak MB':>8} {'s/step':>8} {'spread':>15} "
-        f"{'speed':>6} {'quantize s':>10} {'load s':>7} {'LoRA swap s':>11}"
+        f"{'system':33} {'MB':>6} {'of 16 bit':>9} {'peak MB':>8} {'of saved':>8} {'s/step':>7} "
+        f"{'spread':>13} {'speed':>6} {'quantize s':>10} {'load s':>7} {'swap s':>7} {'same':>5}"
     ]
     for row in rows:
         low, high = row["step_s_spread"]
-        speed = rows[0]["step_s"] / row["step_s"]
-        load, swap = (
-            f"{row[key]:.3f}" if row.get(key) is not None else "-" for key in ("load_s", "swap_s")
-        )
         lines.append(
-            f"{row['system']:30} {row['bytes'] / 1e6:7.0f} {row['share_of_16_bit']:9.3f} "
-            f"{row['peak_bytes'] / 1e6:8.0f} {row['step_s']:8.3f} {low:7.3f}-{high:7.3f} "
-            f"{speed:5.2f}x {row['quantize_s']:10.1f} {load:>7} {swap:>11}"
+            f"{row['system']:33} {row['bytes'] / 1e6:6.0f} {row['share_of_16_bit']:9.3f} "
+            f"{row['peak_bytes'] / 1e6:8.0f} "
+            f"{number(peak_saved(row, rows, BASELINE[device]), '.2f'):>8} {row['step_s']:7.2f} "
+            f"{low:6.2f}-{high:6.2f} {row['speed']:5.2f}x "
+            f"{number(row.get('quantize_s'), '.1f'):>10} {number(row.get('load_s'), '.2f'):>7} "
+            f"{number(row.get('swap_s'), '.3f'):>7} {row.get('swap_identical', '-')!s:>5}"
         )
     return "\n".join(lines)
 
 
+def chart(result: dict[str, Any], path: Path) -> None:
+    """Bytes and seconds a step of all systems, a row of panels for each shape."""
+    from matplotlib import pyplot
+
+    shapes = [shape for shape in SHAPES if any(r["shape"] == shape for r in result["rows"])]
+    figure, axes = pyplot.subplots(
+        len(shapes), 2, figsize=(11, 3.6 * len(shapes)), squeeze=False, layout="constrained"
+    )
+    for shape, (left, right) in zip(shapes, axes):
+        rows = [row for row in result["rows"] if row["shape"] == shape][::-1]
+        names = [row["system"] for row in rows]
+        colors = ["#2a7f62" if row["ours"] else "#9aa5b1" for row in rows]
+        left.barh(names, [row["bytes"] / 1e6 for row in rows], color=colors)
+        left.set_title(f"{shape}: MB of the diffusion model as ComfyUI holds it")
+        spread = [
+            [row["step_s"] - row["step_s_spread"][0] for row in rows],
+            [row["step_s_spread"][1] - row["step_s"] for row in rows],
+        ]
+        seconds = [row["step_s"] for row in rows]
+        right.barh(names, seconds, xerr=spread, color=colors, ecolor="#444444")
+        right.set_title(f"seconds a step, {rows[0]['latent'] * 8} pixels, batch of two")
+        right.set_yticks([])
+        for axis in (left, right):
+            axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(result["machine"]["device"])
+    figure.savefig(path, dpi=110)
+
+
 def machine(device: str) -> dict[str, Any]:
     """What the numbers were measured on, and how busy it was."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
-    if device == "cpu":
-        with contextlib.suppress(OSError):
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {
         "device": name,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "load_average_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "chosen_product": compute.chosen(torch.device(device)),
+        "chosen_product": part("personalq_core.taq.compute").chosen(torch.device(device)),
     }
 
 
+def _processor() -> str:
+    """Cores, and what of the processor matters to products of integers and short floats."""
+    kind, flags = platform.processor(), ""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kind = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+        flags = next(line for line in lines if line.startswith("flags"))
+    known = {"avx512_vnni": "AVX-512 VNNI", "avx512_bf16": "AVX-512 BF16", "amx_int8": "AMX"}
+    found = [name for flag, name in known.items() if flag in flags]
+    return f"{os.cpu_count()} cores of {kind}" + (f" with {', '.join(found)}" if found else "")
+
+
+def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the rows of other shapes and systems that the file already has."""
+    if not path.exists():
+        return result
+    old = json.loads(path.read_text())
+    new = {(row["shape"], row["system"]) for row in result["rows"]}
+    rows = [row for row in old["rows"] if (row["shape"], row["system"]) not in new]
+    order = list(SYSTEMS)
+    result["rows"] = sorted(
+        rows + result["rows"],
+        key=lambda row: (list(SHAPES).index(row["shape"]), order.index(row["system"])),
+    )
+    for shape, lost in old["left_out"].items():
+        result["left_out"][shape] = lost | result["left_out"].get(shape, {})
+    return result
+
+
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the table, write the JSON and the chart."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shape", default="both", choices=[*SHAPES, "both"])
     parser.add_argument("--systems", nargs="*", help="only those whose names contain one of these")
-    parser.add_argument("--quick", action="store_true", help="small pictures, three steps each")
+    parser.add_argument("--quick", action="store_true", help="small pictures, two steps each")
+    parser.add_argument("--rounds", type=int, default=4, help="steps of each system")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
     options = parser.parse_args()
-    latent, rounds = (16, 3) if options.quick else (64, 7)
+    start_comfyui(options.device)
+    rounds = 2 if options.quick else options.rounds
     systems = [
         name
         for name in SYSTEMS
         if not options.systems or any(part.lower() in name.lower() for part in options.systems)
     ]
-    about = machine(options.device) | {"latent": latent, "rounds": rounds}
+    if BASELINE[options.device] not in systems:
+        systems.insert(0, BASELINE[options.device])
+    about = machine(options.device) | {"rounds": rounds}
     print(json.dumps(about), flush=True)
     result: dict[str, Any] = {"machine": about, "rows": [], "left_out": {}}
     for shape in SHAPES if options.shape == "both" else [options.shape]:
+        latent = 16 if options.quick else LATENT[shape]
         rows, left_out = measure(shape, systems, options.device, latent, rounds)
         result["rows"] += rows
         result["left_out"][shape] = left_out
-        print(f"\n{shape}, {latent * 8} x {latent * 8} pixels, batch of 2")
-        print(table(rows))
-        for system, reason in left_out.items():
+    if options.json:
+        result = merged(options.json, result)
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    for shape in SHAPES:
+        rows = [row for row in result["rows"] if row["shape"] == shape]
+        if rows:
+            side = rows[0]["latent"] * 8
+            print(f"\n{shape}, {side} x {side} pixels, batch of two")
+            print(table(rows, options.device))
+        for system, reason in result["left_out"].get(shape, {}).items():
             print(f"left out: {system}: {reason}")
-    about["load_average_after"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if options.png:
+        chart(result, options.png)
     if (about["load_average_before"] or 0) > 0.5:
         print(f"\nThe machine was busy (load {about['load_average_before']:.1f} before).")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

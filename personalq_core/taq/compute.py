@@ -24,6 +24,7 @@ MARGIN = 1.5
 UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)
 
 
+@torch.compiler.assume_constant_result
 @functools.cache
 def chosen(device: torch.device) -> str:
     """The way for `device`. Only CPUs are measured: a GPU multiplies the type of its inputs."""

@@ -1,12 +1,14 @@
 """TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
 
 import dataclasses
+import gc
 import importlib
 import io
 import json
 import sys
 import types
 import urllib.request
+import weakref
 
 import pytest
 import torch
@@ -52,11 +54,21 @@ def host():
 @pytest.fixture
 def source(host):
     """A MODEL of SD1.5's class in the small shape, random weights of a trained model's size."""
+    return random_source(host)
+
+
+@pytest.fixture
+def tiny(host):
+    """The same with 128 channels, for what needs many rounds."""
+    return random_source(host, model_channels=128)
+
+
+def random_source(host, **changed):
     supported = importlib.import_module("comfy.supported_models")
     base = importlib.import_module("comfy.model_base")
     patcher = importlib.import_module("comfy.model_patcher")
     torch.manual_seed(0)
-    config = supported.SD15(dict(UNET))
+    config = supported.SD15(UNET | changed)
     config.unet_config |= {"dtype": torch.float32, "num_heads": 8, "num_head_channels": -1}
     model = base.BaseModel(config)
     for name, parameter in model.named_parameters():
@@ -574,6 +586,77 @@ def test_the_paper_presets_say_what_they_cannot_do(nodes, source, tmp_path):
     assert "W4A8 log2" in text and "simulation" in text
     with pytest.raises(ValueError, match="cannot be saved"):
         nodes.PersonalQSaveTAQModel.execute(made, "diffusion_models/paper")
+
+
+# -- and everything else that users do with a MODEL
+
+
+def test_ten_rounds_give_the_same_bits_and_leave_nothing(host, tiny):
+    management = importlib.import_module("comfy.model_management")
+    before = {key: tensor.clone() for key, tensor in tiny.model.state_dict().items()}
+    first = None
+    for _ in range(10):
+        small, _ = host.quantized_model(tiny, "int4")
+        predict(small)
+        codes = {name: layer.packed for name, layer in host.packed_layers(small.model)}
+        if first is None:
+            first = codes
+        assert all(torch.equal(codes[n].codes, first[n].codes) for n in first)
+        assert all(torch.equal(codes[n].scale, first[n].scale) for n in first)
+        gone = weakref.ref(small.model), weakref.ref(next(iter(codes.values())).codes)
+        del small
+        host._quantized.clear()
+        management.unload_all_models()
+        if codes is not first:
+            del codes
+            gc.collect()
+            assert gone[0]() is None and gone[1]() is None
+        else:
+            del codes
+    assert all(torch.equal(t, before[key]) for key, t in tiny.model.state_dict().items())
+
+
+def test_a_compiled_model_computes_the_same(host, tiny):
+    compiling = importlib.import_module("comfy_api.torch_helpers.torch_compile")
+    small, _ = host.quantized_model(tiny, "int8")
+    wanted = draw(small, conditioning(1), conditioning(2))
+    compiled = small.clone()
+    # The same tracing as for any backend, without the minutes of generating code.
+    compiling.set_torch_compile_wrapper(compiled, backend="eager")
+    assert distance(draw(compiled, conditioning(1), conditioning(2)), wanted) < 1e-3
+    assert torch.equal(draw(small, conditioning(1), conditioning(2)), wanted)
+
+
+def test_flux_like_models_get_all_but_what_needs_cross_attention(host, nodes):
+    supported = importlib.import_module("comfy.supported_models")
+    patcher = importlib.import_module("comfy.model_patcher")
+    config = supported.Flux({
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 96,
+        "context_in_dim": 128, "hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1,
+        "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2,
+        "qkv_bias": True, "guidance_embed": False,
+    })  # fmt: skip
+    config.unet_config["dtype"] = torch.float32
+    torch.manual_seed(0)
+    model = config.get_model({})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    flux = patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    given = {"c_crossattn": torch.randn(1, 12, 128), "y": torch.randn(1, 96)}
+    x = torch.randn(1, 16, 8, 8)
+
+    def output(patcher):
+        load(patcher)
+        with torch.no_grad():
+            return patcher.model.apply_model(x, torch.tensor([0.5]), **given)
+
+    wanted = output(flux)
+    small, text, data = nodes.PersonalQTAQQuantize.execute(flux, "<bear>", "8-bit").args
+    assert distance(output(small), wanted) < 0.05
+    assert json.loads(data)["after_bytes"] < 0.55 * json.loads(data)["before_bytes"]
+    assert "no cross-attention" in text
+    with pytest.raises(host.TaqError, match="no cross-attention"):
+        nodes.PersonalQTAQQuantize.execute(flux, "<bear>", "paper W8A8")
 
 
 @pytest.fixture

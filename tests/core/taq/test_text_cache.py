@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from personalq_core.taq import file, make_plan, quantize, size_bytes
@@ -190,6 +191,24 @@ def test_a_model_with_weights_outside_is_saved_whole(outside, tmp_path):
     keep_outside(back)
     assert size_bytes(back) == size_bytes(small)
     assert torch.equal(back(x, 1.0, context=text), wanted)
+
+
+def test_a_diffusers_unet_is_quantized_in_three_lines():
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(128,), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",), mid_block_type="UNetMidBlock2D",
+        up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=96, attention_head_dim=4,
+    ).requires_grad_(False)  # fmt: skip
+    x, text = torch.randn(2, 4, 8, 8), texts(2)[..., :1].expand(2, 77, 96).contiguous()
+    wanted, plain = unet(x, 500, text).sample, 2 * sum(p.numel() for p in unet.parameters())
+    quantize(unet, full_precision_text(unet, make_plan(unet, "int8")))
+    assert cache_text(unet) == 2 * 3
+    keep_outside(unet, in_a_file)
+    for _ in range(2):
+        out = unet(x, 500, encoder_hidden_states=text).sample
+        assert (out - wanted).norm() < 0.02 * wanted.norm()
+    assert size_bytes(unet) < 0.55 * plain
 
 
 def test_a_full_disk_is_not_hidden(outside, monkeypatch):
