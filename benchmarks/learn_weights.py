@@ -17,25 +17,30 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
 import personalq_core.checkin as package
-from benchmarks.selection_data import Case, family, folds, load_cards, load_cases
-from personalq_core.checkin.checkin import CheckIn
+from benchmarks.selection_data import Case, family, folds, hash_text, load_cards, load_cases
+from personalq_core.checkin.checkin import CheckIn, is_style
 from personalq_core.checkin.group import doubt_features, group
-from personalq_core.checkin.intent import understand
+from personalq_core.checkin.intent import Intent, understand
 from personalq_core.checkin.rerank import (
     DOUBT_FEATURES,
     FEATURES,
     FIT_FEATURES,
+    Scored,
     Weights,
     evidence,
     fit_features,
     name_of_weights,
+    rank,
 )
+from personalq_core.checkin.retrieve import Index, Retrieved
 from personalq_core.checkin.shortlist import shortlist
+from personalq_core.checkin.thesaurus import thesaurus
 from personalq_core.library.card import ModelCard
 from personalq_core.models.cross_encoder import CrossEncoder, load_cross_encoder
 from personalq_core.models.embed import load_embedder
@@ -43,12 +48,13 @@ from personalq_core.models.embed import load_embedder
 _RANKING_PRIOR = {
     "sparse": 6, "dense": 8, "reading": 6, "trigger": 8, "title": 2, "extra": -1.2, "version": 4,
     "order": 3, "soft_order": 1, "period": 3, "excluded": -6, "base": 3, "kind": 2,
-    "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "read_sparse": -3,
+    "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "named": 2, "read_sparse": -3,
     "read_dense": 4, "read_title": -1,
 }  # fmt: skip
 _FIT_PRIOR = {
     "sparse": 5, "dense": 8, "reading": 6, "was_read": -2, "title": 2, "trigger": 6, "covered": 1,
-    "unknown": -2, "read_sparse": -2, "read_dense": 4, "read_title": -1, "bias": -3,
+    "unknown": -2, "read_sparse": -2, "read_dense": 4, "read_title": -1, "ahead": 2, "head": 2,
+    "stranger": -2, "bias": -4,
 }  # fmt: skip
 _DOUBT_PRIOR = {
     "told": -1, "hinted": -0.5, "shared": 4, "covered": 3, "only_best": -4, "only_other": -1,
@@ -62,6 +68,8 @@ PRIOR = Weights(
 _RANKING_PULL, _FIT_PULL, _DOUBT_PULL = 0.05, 0.03, 0.01
 _NEGATIVE_COST = 0.3
 """Each case is asked again without its family; users mostly ask for what is there."""
+_OTHER_COST = 0.5
+"""Each clear case is also asked for another thing of its kind that is not there."""
 _OTHERS = 4
 """Groups beside the best that a question is weighed against."""
 
@@ -89,6 +97,25 @@ class RememberingReader:
         return np.array([self._known[request, text] for text in texts])
 
 
+class RememberingCheckIn(CheckIn):
+    """Check-in that gathers the evidence on a request once, however often weights change."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seen: dict[tuple[str, int], Any] = {}
+
+    def weigh(
+        self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
+    ) -> list[Scored]:
+        key = intent.request, len(allowed)
+        if key not in self._seen:
+            numbers = shortlist(intent, index, found, allowed)
+            seen = evidence(intent, index, found, numbers, self.reader)
+            self._seen[key] = numbers, seen
+        numbers, seen = self._seen[key]
+        return rank(intent, index, found, numbers, seen, self._weights)
+
+
 def learn(libraries: Sequence[Library]) -> Weights:
     """Weights from the cases of some libraries."""
     weights = replace(PRIOR, ranking=_learn_ranking(libraries))
@@ -114,12 +141,9 @@ def _rows(library: Library, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
     """Features of a request's candidates, and which are right; None where none is."""
     intent = understand(case.request, case.now)
     index = library.engine.index(library.cards)
-    found = index.search(intent)
-    numbers = shortlist(intent, index, found, range(len(library.cards)))
-    right = np.array([index.cards[n].id in case.gold | case.acceptable for n in numbers])
-    if not right.any():
-        return None
-    return evidence(intent, index, found, numbers, library.engine.reader)[0], right
+    scored = library.engine.weigh(intent, index, index.search(intent), range(len(library.cards)))
+    right = np.array([index.cards[s.number].id in case.gold | case.acceptable for s in scored])
+    return (np.array([s.features for s in scored]), right) if right.any() else None
 
 
 def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
@@ -129,17 +153,43 @@ def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
         index = library.engine.index(library.cards)
         for case in library.cases:
             intent = understand(case.request, case.now)
-            found = index.search(intent)
             families = set(map(family, case.gold))
             kept = [n for n, card in enumerate(index.cards) if family(card.id) not in families]
-            asked_of = [(range(len(library.cards)), bool(case.gold), 1.0)]
-            asked_of += [(kept, False, _NEGATIVE_COST)] if case.gold else []
-            for allowed, label, cost in asked_of:
-                best = library.engine.weigh(intent, index, found, allowed)[0]
-                rows.append(fit_features(intent, index, best))
+            everything = range(len(library.cards))
+            asked_of = [(intent, everything, bool(case.gold), 1.0)]
+            asked_of += [(intent, kept, False, _NEGATIVE_COST)] if case.gold else []
+            if other := _other_thing(intent, index, case):
+                asked_of.append((other, everything, False, _OTHER_COST))
+            for intent, allowed, label, cost in asked_of:
+                found = index.search(intent)
+                scored = library.engine.weigh(intent, index, found, allowed)
+                rows.append(fit_features(intent, index, scored))
                 labels.append(label)
                 costs.append(cost)
     return _logistic(np.array(rows), np.array(labels), np.array(costs), PRIOR.fit, _FIT_PULL)
+
+
+def _other_thing(intent: Intent, index: Index, case: Case) -> Intent | None:
+    """The same request for another thing of the kind, that the library has not: a "tern suitcase"
+    where there is a tern backpack. None where no noun can be exchanged."""
+    naming = [word for word, at in zip(intent.words, intent.naming, strict=True) if at]
+    golds = [index.number_of[card_id] for card_id in case.gold]
+    called = case.category == "explicit_trigger"
+    if called or not (naming and golds) or intent.foreign or any(is_style(index, n) for n in golds):
+        return None
+    head = naming[-1]
+    if not all(head.stem in index.words_of(number) for number in golds):
+        return None
+    others = sorted(
+        (hash_text(other + case.request), other)
+        for other in thesaurus().siblings(head.text)
+        if index.embedder is None or index.embedder.knows(other)
+        if not index.frequency(other)
+    )
+    if not others:
+        return None
+    request = case.request[: head.start] + others[0][1] + case.request[head.end :]
+    return understand(request, case.now)
 
 
 def _learn_doubt(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
@@ -182,18 +232,27 @@ def _logsumexp(values: np.ndarray) -> float:
 
 
 def cross_validated(
-    cases: Sequence[Case], cards: Sequence[ModelCard], engine: CheckIn
+    cases: Sequence[Case],
+    cards: Sequence[ModelCard],
+    engine: CheckIn,
+    others: Sequence[tuple[Sequence[Case], Sequence[ModelCard]]] = (),
 ) -> Iterator[tuple[Case, Weights]]:
-    """Each case with weights that were learned without its family."""
-    if engine.reader is not None:
-        engine.reader = RememberingReader(engine.reader)
-    fold_of = folds(cases)
-    learned = {
-        fold: learn(
-            [Library([c for c, f in zip(cases, fold_of, strict=True) if f != fold], cards, engine)]
-        )
-        for fold in sorted(set(fold_of))
-    }
+    """Each case with weights that were learned without its family.
+
+    `others` are cases and cards of other repositories, which are learned from in each fold.
+    """
+    reader = engine.reader and RememberingReader(engine.reader)
+    engine.reader = reader
+
+    def remembering() -> CheckIn:
+        return RememberingCheckIn(engine.embedder, reader=reader)
+
+    elsewhere = [Library(theirs, of_them, remembering()) for theirs, of_them in others]
+    here, fold_of = remembering(), folds(cases)
+    learned = {}
+    for fold in sorted(set(fold_of)):
+        kept = [case for case, f in zip(cases, fold_of, strict=True) if f != fold]
+        learned[fold] = learn([Library(kept, cards, here), *elsewhere])
     for case, fold in zip(cases, fold_of, strict=True):
         yield case, learned[fold]
 
@@ -222,9 +281,9 @@ def main() -> None:
         raise SystemExit("Install requirements-dev.txt: it brings the embedder and cross-encoder.")
     reader = RememberingReader(reader)
     makers: list[tuple[tuple[bool, bool], Callable[[], CheckIn]]] = [
-        ((True, True), lambda: CheckIn(embedder, reader=reader)),
-        ((True, False), lambda: CheckIn(embedder)),
-        ((False, False), lambda: CheckIn()),
+        ((True, True), lambda: RememberingCheckIn(embedder, reader=reader)),
+        ((True, False), lambda: RememberingCheckIn(embedder)),
+        ((False, False), lambda: RememberingCheckIn()),
     ]
     learned = {}
     for has, make in makers:

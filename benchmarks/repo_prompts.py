@@ -372,7 +372,7 @@ def run(
     cards: Sequence[ModelCard], cases: Sequence[Case], embedder: Embedder | None, seed: int
 ) -> dict[str, list[Outcome]]:
     """Outcomes of all systems, ours first."""
-    found = {"personalq": run_personalq(cards, cases, embedder, False)}
+    found = {"personalq": run_personalq(cards, cases, embedder)}
     scores = {"random": random_choice(cards, seed)}
     if embedder:
         scores |= peers(cards, embedder)

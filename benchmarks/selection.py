@@ -1,15 +1,18 @@
 """Check-in against plain retrieval and its peers, on any repository and requests.
 
     python -m benchmarks.selection --repository CARDS.jsonl --cases CASES.jsonl
-        [--json OUT] [--png OUT] [--cross-validate] [--llm]
+        [--json OUT] [--png OUT] [--cross-validate [--also CARDS CASES ...]] [--llm]
 
 What the figures mean: top1 and recall_at_10 are over clear requests that the repository can
-answer, whether or not the system would ask first; over_ask is the share of these on which it asks;
-after_answer is the choice after the user's answer; abstain_auroc ranks requests with an answer
-above those without; false_select is the share of requests without an answer for which something is
-chosen. Peers neither ask nor abstain: they are given the relative margin of their two best scores
-and the threshold that asks at most one clear request in ten *on these very cases*, which favours
-them. `--cross-validate` learns our weights anew for each fifth of the families.
+answer, whether or not the system would ask first; over_ask is the share of these on which it asks,
+over_abstain of those for which it says that nothing fits (the right model may be the first of the
+nearest all the same, and counts in top1); after_answer is the choice after the user's answer;
+abstain_auroc ranks requests with an answer above those without; false_select is the share of
+requests without an answer for which something is chosen. Peers neither ask nor abstain: they are
+given the relative margin of their two best scores and the threshold that asks at most one clear
+request in ten *on these very cases*, which favours them. `--cross-validate` learns our weights anew
+for each fifth of the families, from the other four and from the requests of other repositories
+that `--also` names.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from personalq_core.models.llm import LlmSettings, load_llm
 OVER_ASK = 0.10
 METRICS = (
     "top1", "recall_at_10", "ask_precision", "ask_recall", "ask_f1", "over_ask", "after_answer",
-    "abstain_auroc", "false_select", "rewrite_exact", "ms_p50", "ms_p95",
+    "abstain_auroc", "false_select", "over_abstain", "rewrite_exact", "ms_p50", "ms_p95",
 )  # fmt: skip
 
 
@@ -140,17 +143,19 @@ def run_personalq(
     cards: Sequence[ModelCard],
     cases: Sequence[Case],
     embedder: Embedder | None,
-    validate: bool,
+    also: Sequence[tuple[Path, Path]] | None = None,
     llm: LlmSettings | None = None,
 ) -> list[Outcome]:
-    """Our outcomes, with the committed weights or cross-validated ones, and with an LLM or not."""
+    """Our outcomes, with or without an LLM; with the committed weights or, where `also` is given,
+    with cross-validated ones, learned from these repositories as well."""
     reader = load_cross_encoder()
     engine = LlmCheckIn(llm, embedder, None, reader) if llm else CheckIn(embedder, None, reader)
     engine.index(cards)
-    if not validate:
+    if also is None:
         return [_decide(engine, cards, case) for case in cases]
     outcomes = []
-    for case, weights in cross_validated(cases, cards, engine):
+    others = [(load_cases(cases_of), load_cards(cards_of)) for cards_of, cases_of in also]
+    for case, weights in cross_validated(cases, cards, engine, others):
         engine.use_weights(weights)
         outcomes.append(_decide(engine, cards, case))
     return outcomes
@@ -218,6 +223,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
         _mean(o.after_answer == o.case.answer_gold for o in ambiguous if o.case.answer),
         _auroc([o.confidence for o in outcomes if o.case.gold], [o.confidence for o in absent]),
         _mean(o.chose for o in absent),
+        _mean(not o.chose and not o.asked for o in clear),
         _mean(o.rewrite_ok for o in outcomes if o.rewrite_ok is not None),
         float(np.percentile([o.ms for o in outcomes], 50)),
         float(np.percentile([o.ms for o in outcomes], 95)),
@@ -304,6 +310,9 @@ def main() -> None:
         "--cross-validate", action="store_true", help="learn our weights without the tested family"
     )
     parser.add_argument(
+        "--also", type=Path, nargs=2, action="append", default=[], metavar=("CARDS", "CASES")
+    )
+    parser.add_argument(
         "--llm", action="store_true", help="also run with the LLM that PERSONALQ_LLM_... names"
     )
     options = parser.parse_args()
@@ -314,10 +323,11 @@ def main() -> None:
     embedder, notice = load_embedder()
     if notice:
         print(notice)
-    ours = run_personalq(cards, cases, embedder, options.cross_validate)
+    also = options.also if options.cross_validate else None
+    ours = run_personalq(cards, cases, embedder, also)
     systems = {"personalq": report(ours)}
     if llm:
-        read = run_personalq(cards, cases, embedder, options.cross_validate, llm)
+        read = run_personalq(cards, cases, embedder, also, llm)
         systems["personalq_llm"] = report(read)
     for name, score in (peers(cards, embedder) if embedder else {}).items():
         systems[name] = report(run_peer(score, cards, cases))

@@ -13,14 +13,21 @@ from comfy_api.latest import io
 
 from ..personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
 from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
+from ..personalq_core.checkin.llm import LlmCheckIn
 from ..personalq_core.library.card import ModelCard
+from ..personalq_core.models.llm import DEFAULT_SECONDS, LlmSettings
 from .host import folders
+from .host.text_encoder import TextEncoderLlm, can_write
 from .library import LIBRARY
 from .search import found_as
 
 CATEGORY = "PersonalQ"
 DECISION = io.Custom("PERSONALQ_DECISION")
 WHEN_UNSURE = ["ask", "best match", "error"]
+CANNOT_WRITE = (
+    "The connected CLIP is no language model that this ComfyUI can let write; the choice is made "
+    "without it."
+)
 ANSWER = "answer:"
 """Begins a `selection` that is an answer in the user's own words, not a model's name."""
 
@@ -78,6 +85,12 @@ class CheckInSelector(io.ComfyNode):
                     optional=True,
                     tooltip="How readily to ask where another model may be meant as well.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Where its text encoder is a language model (Qwen, Gemma), that reads "
+                    "the few close candidates.",
+                ),
             ],
             outputs=[
                 DECISION.Output("decision", display_name="decision", tooltip="For Load Selected."),
@@ -127,8 +140,14 @@ class CheckInSelector(io.ComfyNode):
         when_unsure: str,
         model: object | None = None,
         ask: str = "normally",
+        clip: object | None = None,
     ) -> io.NodeOutput:
         engine, cards, notices = LIBRARY.read()
+        if clip is not None and can_write(clip):
+            engine.index(cards)
+            engine = LlmCheckIn.beside(engine, LlmSettings(TextEncoderLlm(clip), DEFAULT_SECONDS))
+        elif clip is not None:
+            notices = (*notices, CANNOT_WRITE)
         family = folders.base_family(model) if model is not None else None
         now = datetime.now(UTC)
         if selection.startswith(ANSWER):

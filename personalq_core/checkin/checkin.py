@@ -20,7 +20,7 @@ from .attributes import is_manner
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
 from .intent import STYLE_WEIGHT, Intent, understand
-from .rerank import Scored, Weights, fit_features, learned_weights, rerank
+from .rerank import FEATURES, Scored, Weights, fit_features, learned_weights, rerank
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .shortlist import shortlist
@@ -56,7 +56,7 @@ class CheckIn:
         store: Store | None = None,
         reader: CrossEncoder | None = None,
     ) -> None:
-        self._embedder = embedder
+        self.embedder = embedder
         self.reader = reader
         self._weights = learned_weights(embedder is not None, reader is not None)
         self._store = store
@@ -90,7 +90,7 @@ class CheckIn:
         scored = self.weigh(intent, index, found, allowed)
         groups = group(index, scored)
         candidates = _candidates(index, groups)
-        sure = fit(intent, index, groups[0].best, self._weights)
+        sure = fit(intent, index, [groups[0].best, *scored], self._weights)
         meant = self._meant(intent, index, groups, ASK_ABOVE[ask])
         if answer is not None and answer.strip():
             return self._answered(intent, answer, index, meant if len(meant) > 1 else groups, now)
@@ -154,21 +154,21 @@ class CheckIn:
         if self._index is None or (
             self._indexed is not cards and self._index.cards != tuple(cards)
         ):
-            self._index = Index(cards, self._embedder, self._vectors(cards))
+            self._index = Index(cards, self.embedder, self._vectors(cards))
         self._indexed = cards
         return self._index
 
     def _vectors(self, cards: Sequence[ModelCard]) -> np.ndarray | None:
         """(cards, dim), embedding only texts that were never embedded before."""
-        if self._embedder is None or not cards:
+        if self.embedder is None or not cards:
             return None
         by_card = [card_text(card) for card in cards]
         texts = {_text_key(text): text for text in by_card}
-        model_id = self._embedder.model_id
+        model_id = self.embedder.model_id
         known = self._store.load_vectors(model_id, list(texts)) if self._store else {}
         missing = [key for key in texts if key not in known]
         if missing:
-            made = self._embedder.embed([texts[key] for key in missing])
+            made = self.embedder.embed([texts[key] for key in missing])
             fresh = dict(zip(missing, made, strict=True))
             if self._store:
                 self._store.save_vectors(model_id, fresh)
@@ -238,9 +238,11 @@ def choose(
     )
 
 
-def fit(intent: Intent, index: Index, best: Scored, weights: Weights) -> float:
+def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
     """Probability that the best card is what was asked for at all, 0 to 1."""
-    logit = float(fit_features(intent, index, best) @ weights.fit)
+    if scored[0].features[FEATURES.index("trigger")]:
+        return 1.0  # it is called by its trigger
+    logit = float(fit_features(intent, index, scored) @ weights.fit)
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .attributes import opposed
 from .intent import Intent
-from .rerank import DOUBT_FEATURES, SOFT, Scored, Weights, coverage
+from .rerank import DOUBT_FEATURES, FEATURES, SOFT, Scored, Weights, coverage
 from .retrieve import Index, is_edition
 
 _CONTENT = ("title", "tags", "description")
@@ -56,7 +56,10 @@ def doubt_features(
 
     Of the words that either answers: how much both, only the best, and only the other answer.
     """
-    gains = (best.best.features - other.best.features) * weights.ranking
+    ahead = best.best.features - other.best.features
+    # The second newest is as little the newest as the oldest is.
+    ahead = np.where((np.array(FEATURES) == "order") & (ahead > 0), 2.0, ahead)
+    gains = ahead * weights.ranking
     mine, theirs = best.best.answers, other.best.answers
     if mine & index.title_words(best.best.number) and not (
         theirs & index.title_words(other.best.number)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from ..library.family import normalise_family
+from .attributes import is_manner
 from .period import find_period
 from .translate import language, translate
-from .words import FUNCTION_WORDS, Word, fold, words
+from .words import FUNCTION_WORDS, Word, fold, stem, words
 
 SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
@@ -29,7 +31,7 @@ class Exclusion:
     stems: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Intent:
     """A request, understood. Spans are (start, end) in the request."""
 
@@ -54,6 +56,20 @@ class Intent:
     foreign: bool = False
     """Whether the words were translated."""
 
+    @cached_property
+    def naming(self) -> tuple[bool, ...]:
+        """Which words name the thing: those of the concept up to the first comma or preposition,
+        without -ing forms, which tell what it does."""
+        first = _REST.search(self.request, self.words[0].end) if self.words else None
+        rest = first.start() if first else len(self.request)
+        return tuple(
+            weight >= 1
+            and word.start < rest
+            and not (place and _DOING.search(word.text))
+            and not (self.order_is_soft and word.stem in ("old", "new"))
+            for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
+        )
+
     @property
     def told(self) -> str:
         """The request without the words that only serve the selection."""
@@ -76,9 +92,11 @@ class Intent:
 _ORDINALS = {
     name: number
     for number, names in enumerate(
-        ("first|primera?|erste[nrs]?|premi[eè]re?", "second|segund[ao]|zweite[nrs]?|deuxi[eè]me",
-         "third|tercera?|dritte[nrs]?|troisi[eè]me", "fourth|cuart[ao]|vierte[nrs]?|quatri[eè]me",
-         "fifth|quint[ao]|fünfte[nrs]?|cinqui[eè]me"), 1)
+        ("first|1st|primera?|erste[nrs]?|premi[eè]re?",
+         "second|2nd|segund[ao]|zweite[nrs]?|deuxi[eè]me|seconde?",
+         "third|3rd|tercera?|dritte[nrs]?|troisi[eè]me",
+         "fourth|4th|cuart[ao]|vierte[nrs]?|quatri[eè]me",
+         "fifth|5th|quint[ao]|fünfte[nrs]?|cinqui[eè]me"), 1)
     for name in [names]
 }  # fmt: skip
 _VERSION = re.compile(
@@ -94,10 +112,23 @@ _ORDINAL_VERSION = [
     (re.compile(rf"\b(?:{names})\s+(?:version|versión|edition|attempt|try|release|generation)"
                 r"(?:\s+of)?\b", re.I), str(number))
     for names, number in _ORDINALS.items()
+]
+_ORDINAL_FIRST = [
+    (re.compile(rf"^\W*(?:the|my|our|el|la|mi|der|die|das|mein|meine|le|mon|ma)\s+(?:{names})(?=\s\w)",
+                re.I), str(number))
+    for names, number in _ORDINALS.items() if number > 1
 ]  # fmt: skip
+"""Begins a request: "the second Pepi"."""  # fmt: skip
+
+_DOING = re.compile(r"[aeiouy]\w*ing$")
+_REST = re.compile(
+    r"[,;.:\uff0c\u3001]|\b(?:in|on|at|with|by|to|from|en|con|mit|auf|im|am|bei|avec|dans|sur)\b",
+    re.I,
+)
 
 _NEWEST = re.compile(
-    r"\b(?:the\s+)?(?:newest|latest|newer|most recent|up[- ]to[- ]date|current|recent"
+    r"\b(?:the\s+)?(?:newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
+    r"|last(?=\s+(?:version|edition|model|lora|one))|(?:as|like) it is (?:now|today)|nowadays"
     r"|m[áa]s recientes?"
     r"|m[áa]s nuev[oa]|últim[oa]|actual|neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?"
     r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新的?|新しい|最近的?",
@@ -112,10 +143,12 @@ _OLDEST = re.compile(
     re.I,
 )
 _BEFORE = re.compile(
-    r"\b(?:before|antes de|bevor|vor (?:dem|der)|avant|als \w+ noch)\b|之前|の前", re.I
+    r"\b(?:before|prior to|antes de|bevor|vor (?:dem|der)|avant|als \w+ noch)\b|之前|の前", re.I
 )
 _AFTER = re.compile(
-    r"\b(?:after|since|después de|nachdem|nach (?:dem|der)|apr[eè]s)\b|之后|の後", re.I
+    r"\b(?:after|since|once (?:it|he|she|they|we|i)|después de|nachdem|nach (?:dem|der)|apr[eè]s)\b"
+    r"|之后|の後",
+    re.I,
 )
 _SOFT_OLD = re.compile(r"\b(?:old|viej[oa]|alte[nrsm]?|vieux|vieille)\b", re.I)
 _SOFT_NEW = re.compile(r"\b(?:new|nuev[oa]|neue[nrsm]?|nouvelle|nouveau)\b", re.I)
@@ -137,7 +170,10 @@ _KIND = re.compile(r"\b(?:(?P<checkpoint>checkpoint|merge)|(?P<lora>loras?))\b",
 
 _EXCLUDE = re.compile(
     r",?\s*\b(?:(?:and|but|y|und|et)\s+)?(?:(?:that|which)\s+(?:is|are)\s+not|(?:is|are)n['\u2019]t"
-    r"|not|no|without|except|excluding|minus|neither|nor|instead of|rather than|nicht|ohne"
+    r"|(?:that|which|who)\s+(?:does|do|did|has|have|had)(?:\s+not|n['\u2019]t)(?:\s+(?:have|wear|show))?"
+    r"|(?:does|do)n['\u2019]t (?:have|wear|show)|(?:anything|any one|everything|all) (?:but|except)"
+    r"|other than|not|no|without|except(?: for)?|excluding|minus|neither|nor|instead of|rather than"
+    r"|nicht|ohne"
     r"|au(?:ß|ss)er|keine?[nmrs]?|weder|noch(?=\s+(?:der|die|das|ein|mit))|sin|ni|excepto|salvo|sans"
     r"|pas(?:\s+(?:de|le|la|les))?|sauf)\b(?P<what>(?:(?!\b(?:but|on|at|under|near|next|beside"
     r"|behind|not|no|nor|without|and no|auf|unter|sur|sous|sobre|bajo)\b)[^,;.:()])*)"
@@ -150,7 +186,7 @@ _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
 _SCENE = re.compile(
     r"\b(?:on|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
-    r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our|his)|into|by the|"
+    r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
     r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|[“\"]|在",
     re.I,
@@ -165,6 +201,8 @@ _MANNER = re.compile(
     r"merge|panels|cartoon)\b|,[^,.;]*\b(?:style|look)\b[^,.;]*",
     re.I,
 )
+_PICTURE_OF = re.compile(r"^\W*(?:an?|the|my)?\s*(?P<how>[^,.;]*?\b(?P<last>\w+)) of\b", re.I)
+"""Begins a request: "a storyboard sketch of"."""
 _SETTING = re.compile(
     r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
     r"|quality|resolution|composition|scene|mood|atmosphere|hintergrund|fondo|fond|背景)s?\b[^,;.]*",
@@ -204,7 +242,13 @@ def understand(request: str, now: datetime) -> Intent:
     selecting += spans
     selecting += _model_words(free, bool(order or version or base))
 
-    selecting = [part for span in selecting for part in _outside(span, silent)]
+    selecting = [
+        (end - len(request[start:end].lstrip()), start + len(request[start:end].rstrip()))
+        for span in selecting
+        for start, end in _outside(span, silent)
+        # What is beside a BREAK or a wildcard keeps it apart.
+        if re.search(r"\w", request[start:end])
+    ]
     kept, weights = _weigh(request, selecting + silent)
     return Intent(
         request=request, words=kept, weights=weights, selecting=tuple(sorted(set(selecting))),
@@ -271,6 +315,9 @@ def _version(text: str) -> tuple[str | None, list[tuple[int, int]]]:
     if found := _VERSION.search(text):
         number = next(group for group in found.groups() if group)
         return _NUMBERS.get(number.lower(), number), [found.span()]
+    for pattern, number in _ORDINAL_FIRST:
+        if found := pattern.search(text):
+            return number, [(found.end() - len(found.group().split()[-1]), found.end())]
     return None, []
 
 
@@ -284,8 +331,9 @@ def _order(text: str) -> tuple[str | None, bool, list[tuple[int, int]]]:
             comma = re.search(r"[,;.]|$", text[found.end() :])
             end = found.end() + (comma.start() if names_event and comma else 0)
             return order, False, [(found.start(), end)]
+    naming = re.split(r"[,;.]", text)[0]
     for pattern, order in ((_SOFT_NEW, "newest"), (_SOFT_OLD, "oldest")):
-        if pattern.search(text):
+        if pattern.search(naming):
             return order, True, []
     return None, False, []
 
@@ -299,6 +347,8 @@ def _weigh(
     free = _blank(request, hidden)
     scene_spans = _scene_spans(free)
     manner_spans = [m.span() for m in _MANNER.finditer(free) if _names_before(free, m.start())]
+    if (led := _PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
+        manner_spans.append(led.span("how"))
     code = language(request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
@@ -327,4 +377,4 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
 
 def _names_before(text: str, place: int) -> bool:
     """Whether something was named before this place."""
-    return any(word.stem not in FUNCTION_WORDS for word in words(text[:place]))
+    return any(fold(word.text) not in FUNCTION_WORDS for word in words(text[:place]))

@@ -52,6 +52,14 @@ class LlmCheckIn(CheckIn):
         super().__init__(*args, **options)
         self._settings = settings
 
+    @classmethod
+    def beside(cls, engine: CheckIn, settings: LlmSettings) -> LlmCheckIn:
+        """The same engine, its index and all, that asks this LLM as well."""
+        made = cls.__new__(cls)
+        made.__dict__.update(engine.__dict__)
+        made._settings = settings
+        return made
+
     def decide(self, *args: Any, **options: Any) -> Decision:
         """As `CheckIn.decide`; a notice tells where the LLM could not be asked."""
         token = _notices.set([])

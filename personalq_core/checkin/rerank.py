@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -21,11 +21,12 @@ from .attributes import agreement, is_manner, same_manner
 from .intent import STYLE_WEIGHT, Intent
 from .period import is_calendar_year
 from .retrieve import Index, Retrieved, card_text, corrected
+from .thesaurus import thesaurus
 from .words import fold, stem
 
 FEATURES = (
     "sparse", "dense", "reading", "trigger", "title", "extra", "version", "order", "soft_order",
-    "period", "excluded", "base", "kind", "conflict", "agreement", "subject", "manner",
+    "period", "excluded", "base", "kind", "conflict", "agreement", "subject", "manner", "named",
     "read_sparse", "read_dense", "read_title",
 )  # fmt: skip
 """Names of the features, in the order of the columns. `read_...` are the same where a cross-encoder
@@ -33,8 +34,9 @@ read: there, few words of the request were found, and they weigh otherwise."""
 _READ = ("sparse", "dense", "title")
 SOFT = np.isin(
     FEATURES,
-    ("sparse", "dense", "reading", "title", "extra", "manner", *(f"read_{name}" for name in _READ)),
-)
+    ("sparse", "dense", "reading", "title", "extra", "manner", "named",
+     *(f"read_{name}" for name in _READ)),
+)  # fmt: skip
 """(len(FEATURES),): those that differ between models although the request says nothing of it."""
 
 READ_AT_MOST = 10
@@ -44,10 +46,8 @@ _READ_BELOW = 0.7
 _ASIDE = 0.1
 """Weight of words that tell what happens, for how much of a request a card answers."""
 _STEPS = 4
-_REST = re.compile(
-    r"[,;.\uff0c\u3001]|\b(?:in|on|at|with|by|to|from|en|con|mit|auf|im|am|bei|avec|dans|sur)\b",
-    re.I,
-)
+_SAME = 0.63
+"""From so much on another word says the same."""
 _BY_DATE = 0.8
 """A file's date inside the time asked for is weaker than the year in its title."""
 
@@ -61,6 +61,8 @@ class Scored:
     features: np.ndarray
     """(len(FEATURES),)"""
     score: float
+    hints: float
+    """The part of the score that comes from likeness, not from what the request tells apart."""
     evidence: tuple[str, ...]
     answers: frozenset[str]
     """Words of the request that the card answers."""
@@ -73,7 +75,7 @@ class Scored:
 
 FIT_FEATURES = (
     "sparse", "dense", "reading", "title", "trigger", "covered", "unknown", "was_read",
-    "read_sparse", "read_dense", "read_title", "bias",
+    "read_sparse", "read_dense", "read_title", "ahead", "head", "stranger", "bias",
 )  # fmt: skip
 """What tells whether the best card is meant at all."""
 
@@ -118,36 +120,81 @@ def name_of_weights(with_meaning: bool, with_reading: bool) -> str:
     return "words, embeddings and cross-encoder" if with_reading else "words and embeddings"
 
 
-def fit_features(intent: Intent, index: Index, best: Scored) -> np.ndarray:
-    """(len(FIT_FEATURES),) of the best card."""
+def fit_features(intent: Intent, index: Index, scored: Sequence[Scored]) -> np.ndarray:
+    """(len(FIT_FEATURES),) of the best of some cards.
+
+    "ahead" is how far it is ahead of a middling one, and so the same for any library; "head" how
+    well it answers the noun that names the thing; "stranger" whether a name is asked for that no
+    card says.
+    """
+    best = scored[0]
     value = dict(zip(FEATURES, best.features, strict=True))
     covered, unknown = coverage(intent, index, best.number)
+    middling = float(np.median([entry.hints for entry in scored]))
     value |= {
         "covered": covered, "unknown": unknown, "bias": 1.0,
-        "was_read": float(value["reading"] > 0),
+        "was_read": float(value["reading"] > 0), "ahead": (best.hints - middling) / 10,
+        "head": _head(intent, index, best.number), "stranger": _stranger(intent, index),
     }  # fmt: skip
     return np.array([value[name] for name in FIT_FEATURES])
+
+
+def _named(intent: Intent, index: Index, number: int) -> float:
+    """Share of the words that name the thing which a card answers, 0 to 1."""
+    own = index.words_of(number)
+    mass = answered = 0.0
+    for word, readings, naming in zip(
+        intent.words, index.read(intent), intent.naming, strict=True
+    ):
+        if naming:
+            share = index.idf(word.stem)
+            mass += share
+            answered += share * max((w for t, w in readings.items() if t in own), default=0.0)
+    return answered / (mass or 1)
+
+
+def _head(intent: Intent, index: Index, number: int) -> float:
+    """How well a card answers the noun that names the thing asked for, 0 to 1; 1 without one."""
+    own = index.words_of(number)
+    answers = [
+        max((w for term, w in readings.items() if term in own), default=0.0)
+        for readings, at in zip(index.read(intent), intent.naming, strict=True)
+        if at
+    ]
+    if not answers:
+        return 1.0
+    # Other languages put what describes a noun after it.
+    return max(answers) if intent.foreign else answers[-1]
+
+
+def _stranger(intent: Intent, index: Index) -> float:
+    """1 where the request calls something by a name that no card says."""
+    return float(
+        any(
+            at and not readings and word.start > 0 and intent.request[word.start].isupper()
+            for word, readings, at in zip(
+                intent.words, index.read(intent), intent.naming, strict=True
+            )
+        )
+    )
 
 
 def coverage(intent: Intent, index: Index, number: int) -> tuple[float, float]:
     """Shares of the concept's words that a card answers, and that the library does not hold.
 
-    What stands after the first comma or preposition, or is an -ing form, rather tells what happens
-    than what it is: where the card does not answer it, it counts little.
+    Words beside those that name the thing rather tell what happens than what it is: where the card
+    does not answer them, they count little.
     """
     own = index.words_of(number)
-    start = intent.words[0].end if intent.words else 0
-    first = _REST.search(intent.request, start)
-    rest = first.start() if first else len(intent.request)
     mass = covered = unknown = 0.0
-    for place, (word, weight) in enumerate(zip(intent.words, intent.weights, strict=True)):
+    for word, weight, readings, naming in zip(
+        intent.words, intent.weights, index.read(intent), intent.naming, strict=True
+    ):
         if weight < 1:
             continue
-        readings = index.readings(word.text)
-        share = index.idf(next(iter(readings), word.stem))
-        answered = any(term in own for term in readings)
-        aside = word.start > rest or (place and word.text.endswith("ing"))
-        if aside and not answered:
+        share = index.idf(word.stem)
+        answered = max((w for term, w in readings.items() if term in own), default=0.0)
+        if not naming and not answered:
             share *= _ASIDE
         mass += share
         covered += share * answered
@@ -164,16 +211,30 @@ def rerank(
     reader: CrossEncoder | None = None,
 ) -> list[Scored]:
     """The given cards with evidence, best first."""
+    seen = evidence(intent, index, found, numbers, reader)
+    return rank(intent, index, found, numbers, seen, weights)
+
+
+def rank(
+    intent: Intent,
+    index: Index,
+    found: Retrieved,
+    numbers: list[int],
+    seen: tuple[np.ndarray, list[list[str]]],
+    weights: Weights,
+) -> list[Scored]:
+    """The given cards with the evidence that was seen, best first."""
     if not numbers:
         return []
-    rows, reasons = evidence(intent, index, found, numbers, reader)
+    rows, reasons = seen
     scores = rows @ weights.ranking
+    hints = rows[:, SOFT] @ weights.ranking[SOFT]
     order = np.argsort(-scores, kind="stable")
     asked = {word.stem for word, w in zip(intent.words, intent.weights, strict=True) if w >= 0.5}
     asked = {found.corrections.get(term, term) for term in asked}
     return [
         Scored(
-            numbers[i], rows[i], float(scores[i]), tuple(reasons[i]),
+            numbers[i], rows[i], float(scores[i]), float(hints[i]), tuple(reasons[i]),
             frozenset(asked & index.words_of(numbers[i])),
         )
         for i in order
@@ -192,7 +253,8 @@ def evidence(
     said = asked | _manner_stems(intent, found)
     has_manner = STYLE_WEIGHT in intent.weights
     agreements = [agreement(asked, index.words_of(n)) for n in numbers]
-    excluded = [_excluded(intent, index.words_of(n)) for n in numbers]
+    ruled_out = [e.stems for e in intent.excluded]
+    excluded = [_excluded(ruled_out, index.words_of(n)) for n in numbers]
     outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
     related = _related(index, found, numbers, asked, outs)
     orders = _order_positions([index.cards[n] for n in numbers], related, intent.order)
@@ -212,6 +274,7 @@ def evidence(
         mass = sum(index.idf(term) for term in title) or 1.0
         row["title"] = sum(index.idf(term) for term in title & asked) / mass
         row |= {f"read_{name}": row[name] for name in _READ if readings[place]}
+        row["named"] = _named(intent, index, number)
         row["extra"] = min(1.0, len(title - asked) / 4)
         other_manner = _unasked_manner(title, said)
         row["manner"] = float(bool(other_manner) and not has_manner)
@@ -266,10 +329,17 @@ def _readings(
     return whole
 
 
-def _excluded(intent: Intent, own: Set[str]) -> float:
-    """How much of something it must not be a card says, 0 to 1."""
-    shares = [len(e.stems & own) / len(e.stems) for e in intent.excluded]
+def _excluded(ruled_out: Sequence[Set[str]], own: Set[str]) -> float:
+    """How much of something it must not be a card says, in these or other words, 0 to 1."""
+    shares = [sum(_says(term, own) for term in stems) / len(stems) for stems in ruled_out]
     return max((share**2 for share in shares), default=0.0)
+
+
+def _says(term: str, own: Set[str]) -> bool:
+    """Whether a card says a word or another for the same: "stormy" where it says "storm"."""
+    if term in own:
+        return True
+    return any(w >= _SAME and other in own for other, w in thesaurus().related(term).items())
 
 
 def _unasked_manner(title: Set[str], said: Set[str]) -> str:
@@ -313,9 +383,9 @@ def _trigger_named(request: str, card: ModelCard, index: Index) -> str | None:
 def _is_rare(trigger: str, index: Index) -> bool:
     """Whether a word in it is no plain language, and hardly another card says it."""
     for word in re.findall(r"\w+", trigger):
-        known = index.embedder.knows(word) if index.embedder else word.isalpha()
         coined = bool(re.search(r"\d|_|[a-z][A-Z]", word))
-        if not known and (coined or index.frequency(word) <= 2):
+        plain = index.is_plain_word(word) or (index.embedder is None and word.isalpha())
+        if not plain and (coined or index.frequency(word) <= 2):
             return True
     return False
 

@@ -19,7 +19,8 @@ from ..library.card import ModelCard
 from ..models.embed import Embedder
 from .attributes import indiscriminate
 from .intent import Intent, denied_spans
-from .words import FUNCTION_WORDS, is_cjk, stem, terms
+from .thesaurus import thesaurus
+from .words import FUNCTION_WORDS, Word, is_cjk, stem, terms
 
 _K1, _B = 1.2, 0.5
 _FIELD_WEIGHTS = {"title": 3.0, "triggers": 3.0, "tags": 1.5, "file": 1.0, "description": 1.0}
@@ -29,6 +30,9 @@ _MIN_SIMILARITY, _SURE_SIMILARITY = 0.55, 0.7
 _BASE = r"xl|sdxl|pdxl|sd|sd15|sd\d|flux|pony|illustriou?s?|noob|noobai|qwen"
 _EDITION = re.compile(rf"v\d+|lora|model|styl|version|checkpoint|{_BASE}")
 _FUZZY_WEIGHT = 0.85
+_BESIDE = 0.6
+"""What other words for a word that the library holds itself count beside it."""
+_KEPT_QUERIES = 64
 _SPARSE_SHARE = 0.55
 """Of the convex sum of words and meaning."""
 
@@ -148,6 +152,8 @@ class Index:
             for term in fields["title"]:
                 if term.isascii() and not (embedder and embedder.knows(term)):
                     self._skeletons[skeleton(term)].add(term)
+        self._queries: dict[tuple[str, str], np.ndarray] = {}
+        self._last_read: tuple[Intent | None, tuple[dict[str, float], ...]] = None, ()
         self._background = (
             embedder.embed(_BACKGROUND) if embedder is not None and vectors is not None else None
         )
@@ -187,15 +193,54 @@ class Index:
         count = len(self._postings[term][0]) if term in self._postings else 0
         return math.log(1 + (len(self.cards) - count + 0.5) / (count + 0.5))
 
-    def readings(self, word: str) -> dict[str, float]:
-        """A request's word -> the library's terms it may stand for, with weights up to 1."""
+    def read(self, intent: Intent) -> tuple[dict[str, float], ...]:
+        """For each word of a request the library's terms it may stand for, with weights up to 1:
+        itself or its right spelling, and other words for the same thing."""
+        last = self._last_read  # one look: the panel's searches run beside the node's
+        if last[0] is not intent:
+            self._last_read = last = intent, tuple(self._read(intent))
+        return last[1]
+
+    def _read(self, intent: Intent) -> list[dict[str, float]]:
+        found = []
+        for word in intent.words:
+            spelled = self.spellings(word.text)
+            share = _BESIDE if spelled else 1.0
+            if spelled and word.stem not in spelled:
+                found.append(spelled)  # misspelled: what else it may mean, nobody knows
+            else:
+                found.append(self._others(word.text, share) | self._also(word) | spelled)
+        for place, (one, two) in enumerate(zip(intent.words, intent.words[1:], strict=False)):
+            if not _side_by_side(intent.request, one, two):
+                continue
+            for term, weight in self._others(f"{one.text} {two.text}", 1.0).items():
+                for number in (place, place + 1):
+                    found[number][term] = max(found[number].get(term, 0.0), weight)
+        return found
+
+    def _also(self, word: Word) -> dict[str, float]:
+        """What a word of another language may mean as well."""
+        found: dict[str, float] = {}
+        for other in word.also:
+            found |= self._others(other, _BESIDE)
+            if (term := stem(other)) in self._postings:
+                found[term] = _FUZZY_WEIGHT
+        return found
+
+    def _others(self, word: str, share: float) -> dict[str, float]:
+        """Other words for a word that the library holds."""
+        related = thesaurus().related(word)
+        return {term: share * w for term, w in related.items() if term in self._postings}
+
+    def spellings(self, word: str) -> dict[str, float]:
+        """A request's word -> itself, or what it may be misspelled from, as the library has it."""
         if is_cjk(word):
             pairs = [word[i : i + 2] for i in range(max(1, len(word) - 1))]
             return {pair: 1.0 for pair in pairs if pair in self._postings}
         term = stem(word)
         if term in self._postings:
             return {term: 1.0}
-        if len(term) < 4 or (self.embedder is not None and self.embedder.knows(word)):
+        if len(term) < 4 or self.is_plain_word(word):
             return {}
         shared: Counter[str] = Counter()
         for gram in _trigrams(term):
@@ -213,17 +258,25 @@ class Index:
             return {}
         return {other: _FUZZY_WEIGHT * s for s, other in near if s >= best[0] - 1e-9}
 
+    def is_plain_word(self, word: str) -> bool:
+        """Whether it is a word of the language: no misspelling, no coined name."""
+        known = stem(word) in FUNCTION_WORDS or thesaurus().lemma(word) is not None
+        return known or (self.embedder is not None and self.embedder.knows(word))
+
     def search(self, intent: Intent) -> Retrieved:
         """Score every card."""
         size = len(self.cards)
         bm25 = np.zeros(size, np.float32)
         mass = 0.0
         corrections = {}
-        for word, weight in zip(intent.words, intent.weights, strict=True):
-            found = self.readings(word.text)
-            mass += weight * self.idf(next(iter(found), word.stem))
-            if found and word.stem not in found and not is_cjk(word.text):
-                corrections[word.stem] = next(iter(found))
+        readings = self.read(intent)
+        for word, weight, found in zip(intent.words, intent.weights, readings, strict=True):
+            if intent.order_is_soft and word.stem in ("old", "new") and not found:
+                continue  # it tells how old the model is
+            spelled = self.spellings(word.text)
+            mass += weight * self.idf(next(iter(spelled), word.stem))
+            if spelled and word.stem not in spelled and not is_cjk(word.text):
+                corrections[word.stem] = next(iter(spelled))
             hit = np.zeros(size, np.float32)
             for term, strength in found.items():
                 numbers, scores = self._postings[term]
@@ -234,18 +287,33 @@ class Index:
         fused = sparse if dense is None else _SPARSE_SHARE * sparse + (1 - _SPARSE_SHARE) * dense
         return Retrieved(sparse, bm25, dense, fused, corrections)
 
+    def _query(self, concept: str, plain: str) -> np.ndarray:
+        """(2, dim) of a request's concept and its whole; kept, for who turns a page asks again."""
+        known = self._queries.get((concept, plain))
+        if known is None:
+            assert self.embedder is not None
+            known = self.embedder.embed(list(dict.fromkeys((concept, plain))))[[0, -1]]
+            if len(self._queries) >= _KEPT_QUERIES:
+                self._queries = {}
+            self._queries[concept, plain] = known
+        return known
+
     def _dense(self, intent: Intent, corrections: dict[str, str]) -> np.ndarray | None:
         if self._background is None or self.vectors is None or self.embedder is None:
             return None
-        texts = [intent.concept or intent.plain, intent.plain]
-        texts = [corrected(text, corrections) for text in texts]
-        queries = self.embedder.embed(texts)
+        concept = corrected(intent.concept or intent.plain, corrections)
+        queries = self._query(concept, corrected(intent.plain, corrections))
         chance = (queries @ self._background.T).mean(1)
         # Nearness is (query @ vector - chance) / (1 - chance), mixed of both queries: being
         # linear, the mix needs one product with the library.
         share = np.array([0.65, 0.35]) / (1 - chance)
         near = self.vectors @ (share @ queries).astype(np.float32) - share @ chance
         return np.clip(near, 0, 1).astype(np.float32)
+
+
+def _side_by_side(text: str, one: Word, two: Word) -> bool:
+    """Whether two words of a request may be one expression."""
+    return text[one.end : two.start] in (" ", "-") or (one.start, one.end) == (two.start, two.end)
 
 
 def _fields(card: ModelCard) -> dict[str, list[str]]:

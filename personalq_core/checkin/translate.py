@@ -1,15 +1,20 @@
 """Words of other languages, read as English: cards are mostly written in it.
 
-The vocabulary (lexicon.tsv) is what pictures are made of: animals, people, places, things,
-clothes, colours, materials, media. Names are left as they are; Japanese kana become Latin letters.
+Two tables give the words. lexicon.tsv is a small one by hand of what pictures are made of: animals,
+people, places, things, clothes, colours, materials, media. tables/translations.tsv.gz, from
+Wiktionary and the Chinese Open Wordnet, has what it has not. Names are left as they are; Japanese
+kana become Latin letters.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
+from .thesaurus import thesaurus
 from .words import Word, fold, is_cjk, stem, words
 
 LANGUAGES = ("es", "de", "fr", "zh", "ja")
@@ -39,19 +44,27 @@ def language(text: str) -> str:
     return best if counts[best] > english else "en"
 
 
+Table = Mapping[str, tuple[str, ...]]
+"""Folded foreign word -> English, the likeliest first; may be several words each."""
+
+
 @cache
-def _lexicon() -> dict[str, dict[str, str]]:
-    """Language -> folded foreign word -> English."""
-    tables: dict[str, dict[str, str]] = {code: {} for code in LANGUAGES}
-    text = files(__package__).joinpath("lexicon.tsv").read_text("utf-8")
-    for line in text.splitlines():
+def _lexicon() -> dict[str, Table]:
+    """Language -> its table."""
+    tables: dict[str, dict[str, tuple[str, ...]]] = {code: {} for code in LANGUAGES}
+    for line in files(__package__).joinpath("lexicon.tsv").read_text("utf-8").splitlines():
         if line.startswith("#"):
             continue
         english, *columns = line.split("|")
         for code, column in zip(LANGUAGES, columns, strict=True):
             for form in column.split("/"):
-                tables[code].setdefault(form if is_cjk(form) else fold(form), english)
-    return tables
+                tables[code].setdefault(form if is_cjk(form) else fold(form), (english,))
+    packed = files(__package__).joinpath("tables", "translations.tsv.gz").read_bytes()
+    for line in gzip.decompress(packed).decode().splitlines():
+        code, form, english = line.split("\t")
+        known = tuple(word.replace("_", " ") for word in english.split())
+        tables[code].setdefault(form if is_cjk(form) else fold(form), known)
+    return dict(tables)
 
 
 def translate(request: str, code: str) -> list[Word]:
@@ -65,12 +78,19 @@ def translate(request: str, code: str) -> list[Word]:
         if prefix := re.match(r"[ldLDqu]{1,2}['\u2019]", text):
             text, skip = text[prefix.end() :], prefix.end()
         english = _look_up(fold(text), table, code)
-        for part in (english or text).split():
-            found.append(Word(part, stem(part), word.start + skip, word.end))
+        found += _words_of(english or (text,), word.start + skip, word.end, text)
     return found
 
 
-def _look_up(word: str, table: dict[str, str], code: str) -> str | None:
+def _words_of(english: Sequence[str], start: int, end: int, said: str) -> list[Word]:
+    """The likeliest translation; the others, and what was said itself, beside it."""
+    first, *rest = english
+    parts = first.split()
+    also = (*rest, said) if len(parts) == 1 and said != first else ()
+    return [Word(part, stem(part), start, end, also) for part in parts]
+
+
+def _look_up(word: str, table: Table, code: str) -> tuple[str, ...] | None:
     for form in (word, word.rstrip("s"), re.sub(r"(?:es|en|er|e|n|x)$", "", word)):
         if form in table:
             return table[form]
@@ -78,13 +98,18 @@ def _look_up(word: str, table: dict[str, str], code: str) -> str | None:
         for cut in range(3, len(word) - 2):
             head, tail = word[:cut].removesuffix("s"), word[cut:]
             left = table.get(word[:cut]) or table.get(head) or table.get(head.removesuffix("n"))
-            right = _look_up(tail, table, "")
+            right = _look_up(tail, table, "") or _english(tail)
             if left and right:
-                return f"{left} {right}"
+                return (f"{left[0]} {right[0]}",)
     return None
 
 
-def _segment(request: str, word: Word, table: dict[str, str]) -> list[Word]:
+def _english(word: str) -> tuple[str, ...] | None:
+    """A long word that both languages share: "Strudel"."""
+    return (word,) if len(word) > 4 and thesaurus().lemma(word) == word else None
+
+
+def _segment(request: str, word: Word, table: Table) -> list[Word]:
     """Longest known words first; kana that mean nothing known are a name."""
     if not is_cjk(word.text):
         return [word]
@@ -101,18 +126,23 @@ def _segment(request: str, word: Word, table: dict[str, str]) -> list[Word]:
         if place == len(text):
             break
         if size:
-            start = word.start + place
-            for part in table[text[place : place + size]].split():
-                found.append(Word(part, stem(part), start, start + size))
+            start, said = word.start + place, text[place : place + size]
+            found += _words_of(table[said], start, start + size, romaji(said) or said)
             place += size
         else:
-            if not re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]):
-                unknown += text[place]
-            else:
+            joins = not unknown or _script(unknown[-1]) == _script(text[place])
+            if re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]) or not joins:
                 found += _name(unknown, word.start + place)
                 unknown = ""
+            if not re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]):
+                unknown += text[place]
             place += 1
     return found
+
+
+def _script(char: str) -> int:
+    """Hiragana 0, katakana 1, characters 2: a name is written in one of them."""
+    return 0 if "ぁ" <= char <= "ゖ" else 1 if "ァ" <= char <= "ヿ" else 2
 
 
 def _name(text: str, end: int) -> list[Word]:

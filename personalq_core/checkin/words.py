@@ -31,7 +31,9 @@ _FUNCTION_WORDS = DETERMINERS | _listed(
     "against across around toward towards during while when where which who whose what how up down "
     "off out about there please want need make made give show use using s t m ve re ll d not no "
     "without nor neither "
-    "de del al en con por para y o que es como sin "
+    "de del al en con por para y o que es como sin era cuando fue esta muy "
+    "war wurde noch unserem unseren als "
+    "etait quand est tres "
     "und oder mit von vom zu zum zur im am auf aus bei als ist es fur nicht kein keine ohne "
     "du et ou avec dans sur sous au aux par pour qu elle il pas sans"
 )
@@ -45,6 +47,8 @@ class Word:
     stem: str
     start: int
     end: int
+    also: tuple[str, ...] = ()
+    """What a word of another language may mean as well, itself (a name) among it."""
 
 
 def words(text: str) -> list[Word]:

@@ -20,6 +20,7 @@ import http.client
 import json
 import math
 import os
+import re
 import ssl
 import threading
 from collections.abc import Mapping
@@ -182,15 +183,22 @@ def _from_file(path: str) -> dict[str, Any]:
     return {field: str(value) for field, value in tree.items()}
 
 
+def believed(said: str) -> float:
+    """Probability of yes after a plain answer. Raises LlmError where it is neither yes nor no."""
+    word = re.match(r"\W*(yes|no)\b", said, re.I)
+    if not word:
+        raise LlmError("it answered neither yes nor no")
+    return _WITHOUT_LOGPROBS if word[1].lower() == "yes" else 1 - _WITHOUT_LOGPROBS
+
+
 def _probability(answer: Any) -> float:
     """P(yes) / (P(yes) + P(no)) of the first token, in any spelling of the two words."""
     try:
         choice = answer["choices"][0]
         listed = (choice.get("logprobs") or {}).get("content")
-        if listed:
-            tokens = [(str(t["token"]), float(t["logprob"])) for t in listed[0]["top_logprobs"]]
-        else:
-            tokens = [(str(choice["message"]["content"]), math.log(_WITHOUT_LOGPROBS))]
+        if not listed:
+            return believed(str(choice["message"]["content"]))
+        tokens = [(str(t["token"]), float(t["logprob"])) for t in listed[0]["top_logprobs"]]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise LlmError("the answer has not the form of a chat completion") from error
     mass = {"yes": 0.0, "no": 0.0}
@@ -201,6 +209,4 @@ def _probability(answer: Any) -> float:
     total = mass["yes"] + mass["no"]
     if not total:
         raise LlmError("it answered neither yes nor no")
-    if not listed:
-        return _WITHOUT_LOGPROBS if mass["yes"] else 1 - _WITHOUT_LOGPROBS
     return mass["yes"] / total

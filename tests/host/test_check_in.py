@@ -136,7 +136,19 @@ def test_served_from_cache_until_a_new_file_appears(comfy, bears):
 def test_new_inputs_stand_last_so_that_saved_values_keep_their_places(comfy):
     inputs = comfy.get("/object_info/PersonalQCheckInSelector")["PersonalQCheckInSelector"]["input"]
     assert list(inputs["required"]) == ["request", "selection", "when_unsure"]
-    assert list(inputs["optional"]) == ["model", "ask"]
+    assert list(inputs["optional"]) == ["model", "ask", "clip"]
+
+
+def test_a_text_encoder_that_cannot_write_is_said(comfy, miniature):
+    asking = graph("my newest bear on the beach")
+    name = min(path.name for path in (miniature / "checkpoints").iterdir())
+    asking["3"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": name}}
+    asking["1"]["inputs"]["clip"] = ["3", 1]
+    run = comfy.wait(comfy.queue(asking, client_id="a page"))
+    assert run.ok, run.error
+    (decision,) = run.ui("personalq")
+    assert decision["choice"]["name"] == "barnaby_v4.safetensors"
+    assert "no language model" in " ".join(decision["notices"])
 
 
 def test_asking_can_be_rarer(comfy, bears):

@@ -49,7 +49,7 @@ def test_exclusions(request_, excluded):
     [("brass lamp, studio shot, black background", "brass lamp"),
      ("the black lamp on a white table", "black lamp"),
      ("my newest fox model, asleep", "fox asleep"), ("latest fox lora at sea", "fox"),
-     ("photo of a fox, not red", "photo fox")],
+     ("photo of a fox, not red", "fox")],
 )  # fmt: skip
 def test_what_is_asked_for_and_what_is_around_it(request_, concept):
     assert understand(request_, NOW).concept == concept

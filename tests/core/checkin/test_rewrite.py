@@ -29,6 +29,8 @@ def rewritten(request, *cards):
          "embedding:bear __bear__"),
         ("my bear, not the red one, at sea", "tdybr4 bear, at sea"),
         ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
+        ("old bear BREAK not newest", "tdybr4 bear BREAK"),
+        ("my bear, __place__ not the red one", "tdybr4 bear, __place__"),
     ],
 )  # fmt: skip
 def test_rewrites(request_, prompt):
@@ -128,8 +130,8 @@ def test_nothing_is_lost_outside_the_replaced_words(request_, cards):
 
 @settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
-def test_what_was_rewritten_stays_as_it_is_but_for_spaces(request_, cards):
+def test_what_was_rewritten_stays_as_it_is(request_, cards):
     assume(any(card.triggers for card in cards))
     prompt, _ = rewrite(understand(request_, NOW), cards)
     again, _ = rewrite(understand(prompt, NOW), cards)
-    assert again.replace(" ", "") == prompt.replace(" ", "")
+    assert again == prompt

@@ -1,0 +1,119 @@
+"""Other words for the same thing: "sausage dog" is a dachshund, "knapsack" a backpack.
+
+From WordNet 3.0's nouns and adjectives (tables/LICENSE); `tools/word_tables.py` makes the table.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import defaultdict
+from functools import cache, lru_cache
+from importlib.resources import files
+
+from .words import stem
+
+_SAME = 0.9
+_NARROWER = (0.8, 0.7, 0.6)
+"""Who says "dog" may mean a dachshund, or a kind of it."""
+_WIDER = (0.55, 0.35)
+"""Who says "husky" less likely means what is only called a dog."""
+_ALIKE = 0.7
+"""Adjectives of like meaning, and words made of one another: "stormy", "storm"."""
+_BY_SENSE = (1.0, 0.9, 0.75, 0.5, 0.4)
+"""A word's commonest sense counts most; later ones than these do not count."""
+_TOO_WIDE = 60
+"""A word for so many kinds of things ("animal") says nothing about one of them."""
+_MOST = 800
+_ENDINGS = (("ies", "y"), ("ves", "f"), ("men", "man"), ("es", ""), ("s", ""))
+
+
+class Thesaurus:
+    """Synsets by number: their lemmas, what is wider, narrower and alike."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lemmas: list[list[str]] = []
+        self._wider: list[list[int]] = []
+        self._alike: list[list[int]] = []
+        self._narrower: defaultdict[int, list[int]] = defaultdict(list)
+        self._senses: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, line in enumerate(lines):
+            words, wider, alike = line.split("\t")
+            self._lemmas.append([])
+            self._wider.append([int(n) for n in wider.split()])
+            self._alike.append([int(n) for n in alike.split()])
+            for entry in words.split():
+                lemma, _, rank = entry.partition(":")
+                lemma = lemma.replace("_", " ")
+                self._lemmas[number].append(lemma)
+                self._senses[lemma].append((int(rank or 1), number))
+            for other in self._wider[number]:
+                self._narrower[other].append(number)
+
+    def lemma(self, word: str) -> str | None:
+        """A word, or two with a space, as the table has it; None where it does not."""
+        word = word.lower().replace("-", " ")
+        for form in (word, *(word.removesuffix(e) + r for e, r in _ENDINGS if word.endswith(e))):
+            if form in self._senses:
+                return form
+        return None
+
+    @lru_cache(maxsize=20_000)  # noqa: B019 (one object for the whole process)
+    def related(self, word: str) -> dict[str, float]:
+        """Stem of another word -> how likely it says the same, 0 to 1; {} for unknown words."""
+        lemma = self.lemma(word)
+        if lemma is None:
+            return {}
+        found: dict[str, float] = {}
+        for rank, start in sorted(self._senses[lemma])[:12]:
+            share = _BY_SENSE[rank - 1] if rank <= len(_BY_SENSE) else 0.0
+            for number, weight in self._around(start).items():
+                for other in self._lemmas[number]:
+                    if " " not in other and other != lemma:
+                        term = stem(other)
+                        found[term] = max(found.get(term, 0.0), share * weight)
+        found.pop(stem(word), None)
+        return {term: weight for term, weight in found.items() if weight > 0.2}
+
+    def siblings(self, word: str) -> list[str]:
+        """Other things of the same kind, by the commonest sense: "violin" has "cello"."""
+        lemma = self.lemma(word)
+        if lemma is None:
+            return []
+        start = min(self._senses[lemma])[1]
+        others = [
+            number
+            for wider in self._wider[start]
+            if len(self._narrower[wider]) <= _TOO_WIDE
+            for number in self._narrower[wider]
+            if number != start
+        ]
+        return [other for n in others for other in self._lemmas[n] if " " not in other]
+
+    def _around(self, start: int) -> dict[int, float]:
+        """Synset -> weight of all that one sense of a word may stand for."""
+        found = {start: _SAME}
+        for other in self._alike[start]:
+            found[other] = _ALIKE
+        level = [start]
+        for weight in _NARROWER:
+            level = [other for number in level for other in self._narrower.get(number, ())]
+            if len(found) + len(level) > _MOST:
+                break
+            found = dict.fromkeys(level, weight) | found
+        level = [start]
+        for weight in _WIDER:
+            level = [
+                other
+                for number in level
+                for other in self._wider[number]
+                if len(self._narrower.get(other, ())) <= _TOO_WIDE
+            ]
+            found = dict.fromkeys(level, weight) | found
+        return found
+
+
+@cache
+def thesaurus() -> Thesaurus:
+    """The table, read once, at the first request."""
+    packed = files(__package__).joinpath("tables", "thesaurus.tsv.gz").read_bytes()
+    return Thesaurus(gzip.decompress(packed).decode().splitlines())
