@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..library.card import ModelCard
+from .say import say
 from .words import FUNCTION_WORDS, stem, terms
 
 MAX_OPTIONS = 5
@@ -39,14 +40,15 @@ def differences(cards: Sequence[ModelCard]) -> list[str]:
     return found
 
 
-def question(cards: Sequence[ModelCard], options: Sequence[str]) -> str:
+def question(cards: Sequence[ModelCard], options: Sequence[str], language: str = "en") -> str:
     """One question in plain words about the field that differs most."""
     if len({card.version for card in cards}) == len(cards) and all(c.version for c in cards):
-        asked = "Which version do you mean"
+        what = "which version"
     elif len({card.base_family for card in cards}) == len(cards):
-        asked = "For which kind of model"
+        what = "which base"
     else:
-        asked = "Which one do you mean"
+        what = "which one"
+    asked = say(what, language)
     named = [option for option in options if option]
     return f"{asked}: {'; '.join(named)}?" if len(named) >= 2 else f"{asked}?"
 

@@ -23,7 +23,9 @@ from .intent import STYLE_WEIGHT, Intent, understand
 from .rerank import FEATURES, Scored, Weights, fit_features, learned_weights, rerank
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
+from .say import say
 from .shortlist import shortlist
+from .translate import language
 from .words import Word, stem
 
 TOP_K = 24
@@ -95,9 +97,9 @@ class CheckIn:
         if answer is not None and answer.strip():
             return self._answered(intent, answer, index, meant if len(meant) > 1 else groups, now)
         if sure < _ABSTAIN_BELOW:
-            nearest = candidates[0].card.title
             missed = _with_what_is_missing(intent, found, scored, index, candidates)
-            nothing = _nothing(intent, missed, f"Nothing fits; the nearest is {nearest}.")
+            nearest = say("nothing", language(request), candidates[0].card.title)
+            nothing = _nothing(intent, missed, nearest)
             return replace(nothing, fit=sure)
         if len(meant) > 1:
             return replace(_question(index, intent, candidates, meant), fit=sure)
@@ -327,10 +329,10 @@ def _question(
     cards = [option.card for option in options]
     told = differences(cards)
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
+    code = language(intent.request)
     return Decision(
-        "ask", intent.request, intent.request, "Several models fit the request equally well.",
-        candidates=candidates,
-        options=shown, question=question(cards, told),
+        "ask", intent.request, intent.request, say("several", code), candidates=candidates,
+        options=shown, question=question(cards, told, code),
     )  # fmt: skip
 
 

@@ -191,6 +191,8 @@ _SCENE = re.compile(
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|[“\"]|在",
     re.I,
 )
+_PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
+"""Chinese names the place first: "海滩上的", on the beach."""
 _STYLE = re.compile(
     r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon|panels"
     r"|version|lora|model|merge)s?\b",
@@ -372,6 +374,7 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
         end = found.end() + (stop.start() if stop else 0)
         if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
             spans.append((found.start(), end))
+    spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if _names_before(text, m.start())]
 
 

@@ -235,3 +235,14 @@ def test_a_cross_encoder_reads_where_words_are_not_found_and_only_there():
     reader.requests.clear()
     assert engine.decide("Barnaby v2", LIBRARY, now=NOW).choice.card.version == "v2"
     assert not reader.requests
+
+
+@pytest.mark.parametrize(
+    ("request_", "begins"),
+    [("my bear", "Which"), ("mein Bär am Strand", "Welche"), ("mi oso en la playa", "¿A qué"),
+     ("mon nounours sur la plage", "De quelle"), ("海滩上的小熊", "您指"), ("私のクマ", "どの")],
+)  # fmt: skip
+def test_the_question_is_asked_in_the_language_of_the_request(request_, begins):
+    decision = decide(request_)
+    assert decision.status == "ask"
+    assert decision.question.startswith(begins)
