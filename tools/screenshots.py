@@ -115,6 +115,7 @@ class Look:
 
     def keep(self, folder: Path, name: str, part: Locator | None = None, **clip: float) -> None:
         """Write docs/.../NAME_LOOK.png, and beside the help pages what those show."""
+        self.page.mouse.move(700, 1390)  # over nothing
         self.page.wait_for_timeout(600)
         path = folder / f"{name}_{self.ending}.png"
         (part or self.page).screenshot(path=path, **({"clip": clip} if clip else {}))
@@ -139,8 +140,8 @@ def shrink(path: Path) -> None:
     """The same picture with a palette."""
     with Image.open(path) as picture:
         colours = picture.convert("RGB")
-    # Maximum coverage: a small green badge is a colour too.
-    small = colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # Refined by k-means, or a small green badge would turn grey.
+    small = colours.quantize(256, Image.Quantize.MEDIANCUT, kmeans=3, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 
@@ -214,7 +215,9 @@ def taq_states(look: Look) -> None:
         f"{node(CHECK_IN)}.connect(1, mark, 'text'); {node(CHECK_IN)}.connect(2, mark, 'trigger');"
         "mark.connect(1, look, 0)"
     )
-    write_request(page, f"my newest bear in the snow, {look.ending.replace('_', ' ')}")
+    # What was fitted once is not fitted again: another word for each look.
+    word = f"bear {list(LOOKS).index(look.ending)}"
+    page.evaluate(f"{node(TAQ)}.widgets.find(w => w.name === 'class_word').value = '{word}'")
     bring_into_view(page)
     run(page)
     page.locator(".personalq-progress").first.wait_for(timeout=60_000)
@@ -232,9 +235,11 @@ def taq_states(look: Look) -> None:
     saved = page.evaluate(f"{node(SAVE)}.properties.personalq_told[0]").partition(":")[0]
     shelf = look.server.models / "diffusion_models" / Path(saved).name
     shutil.copy(look.server.output / saved, shelf)
+    page.evaluate("app.refreshComboInNodes()")
+    page.wait_for_timeout(1500)
     load_graph(page, loaded_graph(shelf.name))
     run(page)
-    page.locator(".personalq-bar").wait_for(timeout=60_000)
+    page.locator(".personalq-kinds").wait_for(timeout=60_000)
     look.node("taq_load", LOAD)
     shelf.unlink()
     load_workflow(page, "taq_compare")

@@ -100,7 +100,10 @@ function readBy({ trigger, text_layers: formats, how }) {
 
 function progress({ value, max }) {
   const text = t("Fitting and packing: {value} of {max}", { value, max });
-  return [note(text), el("progress", { class: "progress", value, max, "aria-label": text })];
+  const done = el("div", { class: "filled kind-0", style: `width: ${((100 * value) / (max || 1)).toFixed(1)}%` });
+  return [note(text), el("div", {
+    class: "bar progress", role: "progressbar", "aria-label": text, "aria-valuenow": value, "aria-valuemax": max,
+  }, done)];
 }
 
 /** Does a LoRA loader take the MODEL this node gives, be it through other nodes? */

@@ -13,9 +13,6 @@ from tools import browser as chromium
 from tools.comfy import NEWEST_FRONTEND, ROOT, Server
 from tools.page import load_graph, open_library, open_page, set_nodes_2
 
-# Written, but not yet seen to pass on both graph pages: name one to run it.
-collect_ignore = ["test_pack.py", "test_state.py"]
-
 SCREENSHOTS = ROOT / ".run" / "screenshots"
 
 HOSTILE = (
@@ -66,6 +63,14 @@ def context(browser: Browser, page_server: Server) -> Iterator[BrowserContext]:
 @pytest.fixture(scope="session")
 def tab(context: BrowserContext, page_server: Server) -> Page:
     """One open page for each graph page; opening one takes longer than most tests."""
+    page = context.new_page()
+    open_page(page, page_server)
+    return page
+
+
+@pytest.fixture(scope="session")
+def second_tab(context: BrowserContext, tab: Page, page_server: Server) -> Page:
+    """Another tab of the same profile."""
     page = context.new_page()
     open_page(page, page_server)
     return page

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tools.comfy import Server
 from tools.page import (
     CHECK_IN,
     SETTLED_MS,
@@ -19,7 +18,6 @@ from tools.page import (
     load_workflow,
     node,
     node_box,
-    open_workflow,
     press_run,
     run,
     write_request,
@@ -40,8 +38,8 @@ def saved_values(page: Page) -> list:
     return page.evaluate(node(CHECK_IN) + ".serialize().widgets_values")
 
 
-def test_question_click_picture(page: Page, page_server: Server, screenshot: Callable):
-    open_workflow(page, page_server)
+def test_question_click_picture(page: Page, screenshot: Callable):
+    load_workflow(page)
     write_request(page, QUESTION)
     press_run(page)
     asked(page)
@@ -216,14 +214,15 @@ def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page):
     write_request(litegraph, "my newest bear in the snow")
     seen = litegraph.evaluate_handle(
         "(() => { const seen = []; new MutationObserver(() => { const bar ="
-        " document.querySelector('.personalq-progress'); if (bar) seen.push([bar.value, bar.max]);"
+        " document.querySelector('.personalq-progress');"
+        " if (bar) seen.push([bar.ariaValueNow, bar.ariaValueMax]);"
         "}).observe(document.body, {childList: true, subtree: true}); return seen; })()"
     )
     run(litegraph)
-    sizes = litegraph.locator(".personalq-panel", has=litegraph.locator(".personalq-bar"))
+    sizes = litegraph.locator(".personalq-panel", has=litegraph.locator(".personalq-kinds"))
     sizes.wait_for(timeout=60_000)
     assert seen.json_value()
-    assert all(0 <= done <= total for done, total in seen.json_value())
+    assert all(0 <= int(done) <= int(total) for done, total in seen.json_value())
     expect(sizes).to_contain_text("brnbyvfour bear")
     expect(sizes).to_contain_text("read by layers in")
     assert sizes.locator(".personalq-kinds li").count() == 3
