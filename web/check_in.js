@@ -78,7 +78,7 @@ export function addCheckIn(node) {
       }
       keep(node, ALWAYS, on || undefined);
     },
-    groupsOf: async ({ kind, name }) => (await fetchCard(`${kind}:${name}`))?.trigger_groups ?? [],
+    groupsOf: async ({ kind, name }) => (await fetchCard(`${kind}:${name}`).catch(() => null))?.trigger_groups ?? [],
     makeCanonical: async ({ kind, name, selection: chosen }, trigger) => {
       await saveNote(`${kind}:${name}`, { trigger });
       answer(chosen);

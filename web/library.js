@@ -110,11 +110,8 @@ function open(container) {
   }
 
   async function show(card) {
-    const details = await fetchCard(card.id);
-    if (!details) {
-      fail(new Error(t("This model is gone. Rescan, and look again.")));
-      return;
-    }
+    const details = await fetchCard(card.id).catch(fail);
+    if (!details) return;
     const back = () => {
       body.replaceChildren(view);
       grid.comeBack();

@@ -5,14 +5,8 @@ import { api } from "../../scripts/api.js";
 /** One page of cards: {total, cards, kinds, bases, by_meaning}. */
 export const fetchCards = (query, signal) => ask(`cards?${new URLSearchParams(query)}`, { signal });
 
-/** A card with its facts' sources; null where the library does not hold it. */
-export async function fetchCard(id) {
-  try {
-    return await ask(`card?${new URLSearchParams({ id })}`);
-  } catch {
-    return null;
-  }
-}
+/** A card with its facts' sources. */
+export const fetchCard = (id) => ask(`card?${new URLSearchParams({ id })}`);
 
 export const fetchStatus = () => ask("status");
 export const rescan = () => ask("rescan", post({}));

@@ -12,7 +12,15 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import HOSTILE
 from tests.core.library.files import write
 from tools.comfy import Server
-from tools.page import CHECK_IN, node, open_library, open_page, set_setting
+from tools.page import (
+    CHECK_IN,
+    check_in_graph,
+    load_graph,
+    node,
+    open_library,
+    open_page,
+    set_setting,
+)
 
 
 @pytest.fixture
@@ -159,14 +167,32 @@ def test_a_newcomer_sees_what_to_do(browser: Browser, tmp_path: Path, screenshot
         page.close()
 
 
-def test_dragged_to_the_canvas_it_is_a_wired_node(library: Page):
-    library.locator(".personalq-tile", has_text="barnaby v4").drag_to(
-        library.locator("#graph-canvas"), target_position={"x": 900, "y": 400}
+def test_dragged_to_the_canvas_it_is_a_wired_node(page: Page):
+    open_library(page)
+    page.locator(".personalq-tile", has_text="barnaby v4").drag_to(
+        page.locator("#graph-canvas"), target_position={"x": 900, "y": 400}
     )
-    library.wait_for_function(f"app.graph.nodes.length === 2 && {node(CHECK_IN)}")
-    assert library.evaluate(node(CHECK_IN) + ".widgets[1].value").startswith("lora:barnaby_v4")
-    assert library.evaluate("Object.keys(app.graph.serialize().links).length") == 1
-    expect(library.locator(".personalq-panel")).to_contain_text("barnaby_v4")
+    page.wait_for_function(f"app.graph.nodes.length === 2 && {node(CHECK_IN)}")
+    selection = node(CHECK_IN) + ".widgets[1].value"
+    assert page.evaluate(selection).startswith("lora:barnaby_v4")
+    assert page.evaluate("Object.keys(app.graph.serialize().links).length") == 1
+    expect(page.locator(".personalq-panel")).to_contain_text("barnaby_v4")
+
+
+def test_dropped_on_a_check_in_node_it_is_its_answer(page: Page):
+    load_graph(page, check_in_graph("Barnaby the bear"))
+    open_library(page)
+    place = page.evaluate(
+        f"(() => {{ const {{ pos, size }} = {node(CHECK_IN)};"
+        " return app.canvasPosToClientPos([pos[0] + size[0] / 2, pos[1] + 20]); })()"
+    )
+    page.locator(".personalq-tile", has_text="barnaby v2").hover()
+    page.mouse.down()
+    page.mouse.move(*place, steps=5)
+    page.mouse.up()
+    expect(page.locator(".personalq-panel")).to_contain_text("barnaby_v2")
+    assert page.evaluate("app.graph.nodes.length") == 2
+    assert page.evaluate(node(CHECK_IN) + ".widgets[1].value").startswith("lora:barnaby_v2")
 
 
 def test_a_checkpoint_becomes_a_loader(library: Page):
