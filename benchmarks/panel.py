@@ -5,8 +5,8 @@
 
 A real ComfyUI serves a real Chromium; the files and pictures are made for it, small but complete.
 Every time comes from the browser's own performance entries: the panel's `personalq` measures and
-the browser's long tasks. As controls the long tasks of the same page are counted while nothing but the
-graph is there, while the graph is moved, and while tasks of 120 ms are made on purpose.
+the browser's long tasks. As controls the long tasks of the same page are counted while nothing but
+the graph is there, while the graph is moved, and while tasks of 120 ms are made on purpose.
 
 With --folder the library and its embeddings stay there for another run; then the scan is no cold
 one and its time is left out.

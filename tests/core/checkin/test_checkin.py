@@ -157,7 +157,8 @@ def test_none_of_these_is_an_answer(answer):
 
 def test_rarely_asks_less_than_often():
     requests = ["my bear", "Barnaby", "my bear with the scarf", "the bear, a hat", "my mug",
-                "my bear v2", "the newer bear", "the lamp", "my bear toy photo"]  # fmt: skip
+                "my bear v2", "the newer bear", "the lamp", "brown bear", "my teddy bear",
+                "the bear in a hat"]  # fmt: skip
     asked = [
         sum(decide(request, ask=ask).status == "ask" for request in requests)
         for ask in ("rarely", "normally", "often")
