@@ -53,7 +53,8 @@ def _inputs(node: dict, sources: dict[int, list], object_info: dict[str, Any]) -
         raise ValueError(f"the server has no node {node['type']}")
     names = list(_widget_names(object_info[node["type"]]["input"]))
     values = node.get("widgets_values", [])
-    if len(names) != len(values):
+    # As in the page: inputs newer than the workflow keep their defaults.
+    if len(values) > len(names):
         raise ValueError(f"{node['type']} has the values {names}, the workflow saved {values}")
     inputs = {name: value for name, value in zip(names, values) if name}
     linked = {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot.get("link")}
