@@ -51,7 +51,7 @@ def test_a_plain_request_becomes_a_picture_of_the_right_concept(comfy: Server, g
     assert decision["trigger"] in decision["prompt"]
     assert "beach" in decision["prompt"]
     assert sizes["after_bytes"] <= 0.52 * sizes["before_bytes"]
-    assert set(sizes["text_layers"]) == {"int8"}
+    assert set(sizes["text_layers"]) == {"16 bits"}
     assert run.ui("text") == ["barnaby v4: strength 1"]
     assert score(picture_path(comfy, run))["found"] == "barnaby_v4"
 
