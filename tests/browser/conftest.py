@@ -96,7 +96,9 @@ def emptied(page: Page, nodes_2: bool) -> Page:
     page.keyboard.press("Escape")
     if page.locator(".personalq-library").count():
         open_library(page)  # the same button closes it
-    load_graph(page, {"nodes": [], "links": [], "version": 0.4})
+    load_graph(page, {
+        "last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "version": 0.4,
+    })  # fmt: skip
     if page.evaluate("app.extensionManager.setting.get('Comfy.VueNodes.Enabled')") != nodes_2:
         set_nodes_2(page, nodes_2)
     return page
