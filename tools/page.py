@@ -10,7 +10,7 @@ from tools.demo import template_url
 
 CHECK_IN = "PersonalQCheckInSelector"
 TITLE_BAR = 30
-SETTLED_MS = 600
+SETTLED_MS = 1000
 """What the page animates or writes behind its own time-outs is over by then."""
 
 

@@ -225,7 +225,7 @@ def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page):
     assert all(0 <= int(done) <= int(total) for done, total in seen.json_value())
     expect(sizes).to_contain_text("brnbyvfour bear")
     expect(sizes).to_contain_text("read by layers in")
-    assert sizes.locator(".personalq-kinds li").count() == 3
+    assert sizes.locator(".personalq-kinds li").count() == 4
     told = litegraph.locator(".personalq-panel", has_text="barnaby v4: strength 1")
     expect(told).to_be_visible()
 
