@@ -40,7 +40,7 @@ miniature: setup
 # The pictures of docs/ and the thumbnails of workflows/, from real runs.
 screenshots: setup
 	@$(PY) -m tools.browser
-	$(PY) -m tools.screenshots
+	OMP_NUM_THREADS=1 $(PY) -m tools.screenshots
 
 setup: $(READY)
 	@test -n "$(COMFYUI_PATH)" || $(PY) tools/host_setup.py

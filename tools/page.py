@@ -127,7 +127,7 @@ def answered(page: Page, title: str) -> None:
 def drawn(page: Page) -> None:
     """Wait until the preview has its picture."""
     preview = f"app.nodeOutputs[{node('PreviewImage')}.id]"
-    page.wait_for_function(f"{preview}?.images?.length > 0", timeout=60_000)
+    page.wait_for_function(f"{preview}?.images?.length > 0", timeout=300_000)
     page.wait_for_timeout(SETTLED_MS)
 
 

@@ -239,7 +239,7 @@ def taq_states(look: Look) -> None:
     page.wait_for_timeout(1500)
     load_graph(page, loaded_graph(shelf.name))
     run(page)
-    page.locator(".personalq-kinds").wait_for(timeout=60_000)
+    page.locator(".personalq-kinds").wait_for(timeout=300_000)
     look.node("taq_load", LOAD)
     shelf.unlink()
     load_workflow(page, "taq_compare")
