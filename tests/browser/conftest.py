@@ -13,8 +13,6 @@ from tools import browser as chromium
 from tools.comfy import NEWEST_FRONTEND, ROOT, Server
 from tools.page import load_graph, open_library, open_page, set_nodes_2
 
-# Not yet seen to pass everywhere: name one to run it.
-collect_ignore = ["test_library_panel.py", "test_pack.py", "test_state.py"]
 
 SCREENSHOTS = ROOT / ".run" / "screenshots"
 

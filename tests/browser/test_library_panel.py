@@ -176,7 +176,7 @@ def test_dragged_to_the_canvas_it_is_a_wired_node(page: Page):
     selection = node(CHECK_IN) + ".widgets[1].value"
     assert page.evaluate(selection).startswith("lora:barnaby_v4")
     assert page.evaluate("Object.keys(app.graph.serialize().links).length") == 1
-    expect(page.locator(".personalq-panel")).to_contain_text("barnaby_v4")
+    expect(page.get_by_label("PersonalQ check-in")).to_contain_text("barnaby_v4")
 
 
 def test_dropped_on_a_check_in_node_it_is_its_answer(page: Page):

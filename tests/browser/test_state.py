@@ -54,7 +54,7 @@ def test_two_tabs_two_questions(page: Page, second_tab: Page):
 
 def test_inside_a_subgraph(page: Page):
     load_graph(page, check_in_graph(QUESTION))
-    page.evaluate(f"app.graph.convertToSubgraph(new Set([{node(CHECK_IN)}]))")
+    page.evaluate(f"void app.graph.convertToSubgraph(new Set([{node(CHECK_IN)}]))")
     open_subgraph(page)
     run(page)
     asked(page)
