@@ -13,7 +13,6 @@ from tools import browser as chromium
 from tools.comfy import NEWEST_FRONTEND, ROOT, Server
 from tools.page import load_graph, open_library, open_page, set_nodes_2
 
-
 SCREENSHOTS = ROOT / ".run" / "screenshots"
 
 HOSTILE = (
