@@ -44,6 +44,9 @@ def language(text: str) -> str:
     return best if counts[best] > english else "en"
 
 
+_PARTICLE = re.compile(r"[のがをにはでとも的了在我们你他她是]")
+"""What joins Chinese and Japanese words, and is no part of a name."""
+
 Table = Mapping[str, tuple[str, ...]]
 """Folded foreign word -> English, the likeliest first; may be several words each."""
 
@@ -131,10 +134,10 @@ def _segment(request: str, word: Word, table: Table) -> list[Word]:
             place += size
         else:
             joins = not unknown or _script(unknown[-1]) == _script(text[place])
-            if re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]) or not joins:
+            if _PARTICLE.match(text[place]) or not joins:
                 found += _name(unknown, word.start + place)
                 unknown = ""
-            if not re.match(r"[のがをにはでとも的了在我们你他她是]", text[place]):
+            if not _PARTICLE.match(text[place]):
                 unknown += text[place]
             place += 1
     return found

@@ -121,6 +121,7 @@ def fit_plan(
     steps = {
         name: _steps(layers[name], changes, lowest.layers[name].format)
         for name, changes in found.items()
+        if lowest.layers[name].format != KEPT
     }
     total = sum(2 * t.numel() for t in model.state_dict().values())
     total += sum(ladder[0][0] - 2 * layers[n].weight.numel() for n, ladder in steps.items())

@@ -144,6 +144,13 @@ def test_a_target_that_cannot_be_met_names_the_smallest(net):
         fit_plan(net, sensitivity(net, probes_of(net)), target_bytes=1000)
 
 
+def test_a_layer_that_meets_the_latent_stays_whatever_was_found_for_it():
+    model = nn.Sequential(nn.Conv2d(4, 128, 3), nn.Conv2d(128, 128, 3), nn.Conv2d(128, 128, 3))
+    found = {name: {"int4": 1.0, "int8": 0.01} for name in ("0", "1", "2")}
+    plan = fit_plan(model, found, target_bytes=400_000)
+    assert [layer.format for layer in plan.layers.values()] == [KEPT, "int8", "int8"]
+
+
 @pytest.mark.parametrize("kind", ["none", "squares", "correlations"])
 def test_repair_lowers_what_is_heard(kind):
     torch.manual_seed(1)
