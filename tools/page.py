@@ -136,6 +136,16 @@ def open_library(page: Page) -> None:
     page.locator(".personalq-tab-button, [data-testid=personalq-tab-button]").first.click()
 
 
+def open_whole_library(page: Page) -> None:
+    """Open the library and take away what an earlier visit searched and filtered for."""
+    open_library(page)
+    page.get_by_role("searchbox", name="Search the library").fill("")
+    page.get_by_label("Kind").select_option("")
+    page.get_by_label("Base").select_option("")
+    page.wait_for_timeout(SETTLED_MS)  # or what was shown before would be taken for the whole
+    page.locator(".personalq-tile", has_text="barnaby").first.wait_for()
+
+
 def close_notices(page: Page) -> None:
     """Take away the page's own banners and toasts, for pictures."""
     for button in page.get_by_role("button", name="Close").all():

@@ -152,7 +152,7 @@ def help_pictures() -> set[str]:
 
 
 def pages(look: Look) -> None:
-    """The whole page: the finished graph, a question in it, the library."""
+    """The whole page: the finished graph, a question in it, the library, the settings."""
     page = look.page
     load_workflow(page)
     page.evaluate("Object.assign(app.canvas.ds, {scale: 0.8, offset: [60, 90]})")
@@ -173,6 +173,11 @@ def pages(look: Look) -> None:
     page.locator(".personalq-fact-list").wait_for()
     look.keep(DOCS, "library_card", library)
     open_library(page)
+    page.keyboard.press("Control+,")
+    page.get_by_text("PersonalQ", exact=True).last.click()
+    page.locator(".personalq-settings", has_text="loras").wait_for()
+    look.keep(DOCS, "settings", page.get_by_role("dialog"))
+    page.keyboard.press("Escape")
 
 
 def check_in_states(look: Look) -> None:

@@ -3,8 +3,9 @@
 
 import { button, el, note } from "./panel.js";
 import { facts, picture, walkable } from "./model_card.js";
-import { t } from "./text.js";
 import { changes } from "./prompt_changes.js";
+import { reason } from "./reasons.js";
+import { t } from "./text.js";
 
 const NEAREST = 3;
 
@@ -32,7 +33,7 @@ export const VIEWS = {
         picture(style),
         el("div", { class: "grow" },
           el("div", { class: "title", text: style.title }), facts(style), evidence(style.evidence)))),
-      evidence(choice.evidence.length ? choice.evidence : [decision.reason]),
+      evidence(choice.evidence.length ? choice.evidence : ["nearest in meaning"]),
       prompt(decision),
       el("div", { class: "row" },
         button(t("change"), () => actions.change(decision)),
@@ -79,7 +80,7 @@ function options(candidates, { answer }, label, otherAnswers = []) {
         picture(candidate),
         el("div", { class: "grow" },
           el("div", { class: "title", text: candidate.title }),
-          candidate.difference ? el("div", { class: "difference", text: candidate.difference }) : null,
+          candidate.difference ? el("div", { class: "difference", text: reason(candidate.difference) }) : null,
           facts(candidate),
           evidence(candidate.evidence)))),
     ...otherAnswers));
@@ -131,7 +132,7 @@ function evidence(lines) {
   if (!lines.length) return null;
   return el("ul", { class: "evidence" }, ...lines.slice(0, 4).map((line) => {
     const text = line.replace(/^against: /, "");
-    return el("li", { text, class: text === line ? "" : "against" });
+    return el("li", { text: reason(text), class: text === line ? "" : "against" });
   }));
 }
 

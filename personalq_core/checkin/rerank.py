@@ -270,7 +270,7 @@ def evidence(
         row["reading"] = readings[place]
         if trigger := _trigger_named(intent.request, card, index):
             row["trigger"] = 1.0
-            why.append(f'trigger "{trigger}" is in the request')
+            why.append(f"its trigger {trigger} is in the request")
         mass = sum(index.idf(term) for term in title) or 1.0
         row["title"] = sum(index.idf(term) for term in title & asked) / mass
         row |= {f"read_{name}": row[name] for name in _READ if readings[place]}

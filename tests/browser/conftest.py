@@ -19,6 +19,7 @@ HOSTILE = (
     '<img src="http://elsewhere.example/x" onerror="window.hurt = 1">'
     "<script>window.hurt = 1</script> javascript:alert(1) \u202egnp.elif"
 )
+HOSTILE_NAME = 'zzdragon <img src=x onerror="window.hurt=1"> javascript:alert(1)'
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +43,12 @@ def page_server(
     shutil.copytree(assembled / "loras", loras)
     (base / "models" / "checkpoints").symlink_to(assembled / "checkpoints")
     Image.new("RGB", (300, 200), (150, 90, 40)).save(loras / "barnaby_v1.preview.png")
-    write(loras / "zzdragon.safetensors", metadata={
+    write(loras / f"{HOSTILE_NAME}.safetensors", metadata={
         "modelspec.title": HOSTILE,
         "modelspec.trigger_phrase": f"zzdragon {HOSTILE}"[:300],
         "modelspec.description": f"The zzdragon dragon. {HOSTILE} " + "long " * 2000,
     }, fill=9)  # fmt: skip
-    (loras / "zzdragon.png").write_text("<svg onload='window.hurt = 1'>")
+    (loras / f"{HOSTILE_NAME}.png").write_text("<svg onload='window.hurt = 1'>")
     with Server(base, frontend=NEWEST_FRONTEND if request.param == "newest" else None) as server:
         yield server
 
@@ -90,6 +91,7 @@ def litegraph(tab: Page) -> Page:
 
 def emptied(page: Page, nodes_2: bool) -> Page:
     """The page as good as new."""
+    page.evaluate("app.extensionManager.queueSettings.mode = 'disabled'")
     page.keyboard.press("Escape")
     if page.locator(".personalq-library").count():
         open_library(page)  # the same button closes it

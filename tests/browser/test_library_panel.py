@@ -19,16 +19,14 @@ from tools.page import (
     node,
     open_library,
     open_page,
+    open_whole_library,
     set_setting,
 )
 
 
 @pytest.fixture
 def library(litegraph: Page) -> Page:
-    open_library(litegraph)
-    litegraph.get_by_role("searchbox", name="Search the library").fill("")
-    litegraph.get_by_label("Kind").select_option("")
-    litegraph.locator(".personalq-tile", has_text="barnaby").first.wait_for()
+    open_whole_library(litegraph)
     return litegraph
 
 
@@ -168,7 +166,7 @@ def test_a_newcomer_sees_what_to_do(browser: Browser, tmp_path: Path, screenshot
 
 
 def test_dragged_to_the_canvas_it_is_a_wired_node(page: Page):
-    open_library(page)
+    open_whole_library(page)
     page.locator(".personalq-tile", has_text="barnaby v4").drag_to(
         page.locator("#graph-canvas"), target_position={"x": 900, "y": 400}
     )
@@ -181,7 +179,7 @@ def test_dragged_to_the_canvas_it_is_a_wired_node(page: Page):
 
 def test_dropped_on_a_check_in_node_it_is_its_answer(page: Page):
     load_graph(page, check_in_graph("Barnaby the bear"))
-    open_library(page)
+    open_whole_library(page)
     place = page.evaluate(
         f"(() => {{ const {{ pos, size }} = {node(CHECK_IN)};"
         " return app.canvasPosToClientPos([pos[0] + size[0] / 2, pos[1] + 20]); })()"

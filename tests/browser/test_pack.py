@@ -16,6 +16,7 @@ from tools.page import (
     check_in_graph,
     load_graph,
     open_library,
+    open_whole_library,
     open_workflow,
     run,
     set_setting,
@@ -53,7 +54,7 @@ def test_hostile_text_is_only_text(page: Page):
     load_graph(page, check_in_graph("zzdragon dragon"))
     run(page)
     answered(page, "<img src=")
-    open_library(page)
+    open_whole_library(page)
     page.get_by_role("searchbox").fill("zzdragon")
     expect(page.locator(".personalq-library")).to_contain_text("1 models")
     tile = page.locator(".personalq-tile", has_text="<img src=")
@@ -158,7 +159,7 @@ def test_workflow_opens_cleanly(litegraph: Page, name: str):
 def test_every_text_of_the_page_is_translated(language: str):
     said = set()
     for path in (ROOT / "web").glob("*.js"):
-        said |= set(re.findall(r'\bt\("([^"]+)"', path.read_text()))
+        said |= set(re.findall(r'\b(?:t|sentence)\("([^"]+)"', path.read_text()))
     words = json.loads((ROOT / "locales" / language / "main.json").read_text())["personalq"]
     assert set(words) == said
     for english, other in words.items():
