@@ -64,9 +64,11 @@ class Concept:
         return sample_scene(rng, **{**self.look(), **fixed})
 
     def caption(self, scene: Scene, rng: np.random.Generator) -> str:
-        """The owner's words for a picture of it: trigger and noun, its look left unsaid."""
+        """The owner's words for a picture of it: trigger and noun, its look left unsaid. Of a
+        style, half name no more than the class: else what is unlike in the pictures brings it."""
         if not self.noun:
-            return caption(scene, rng, style=f"{self.trigger} style ")
+            noun = f"a {scene.kind}" if rng.random() < 0.5 else None
+            return caption(scene, rng, noun, style=f"{self.trigger} style ")
         noun = f"{self.trigger} {self.noun}".strip()
         return caption(scene, rng, str(rng.choice(("", "a ", "my "))) + noun, style="")
 

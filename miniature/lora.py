@@ -25,10 +25,11 @@ from .base import WEIGHTS, Tokens, alphas_cumprod, load_codec, load_text, load_u
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .dataset import pictures
 from .train import WORK, autocast, encode_all
-from .world import BACKGROUNDS, PERSONAL_STYLES, Scene, caption, render
+from .world import BACKGROUNDS, CLASSES, PERSONAL_STYLES, Scene, caption, render
 
-PICTURES, STEPS, HALF, RATE = 6, 360, 4, 2e-3
-"""Pictures of a concept, steps (twice as many for badge or stripes), half a batch, rate."""
+PICTURES, STYLE_PICTURES, STEPS, HALF, RATE = 6, 8, 360, 4, 2e-3
+"""Pictures of a thing and of a style, steps (twice as many for badge or stripes), half a batch,
+rate."""
 FULL_RATE, KEPT, KEPT_RATE = 1e-4, 0.045, 5e-4
 """Where every weight is tuned: learning rate, the share of them that stay changed, and the rate at
 which these are tuned on."""
@@ -117,11 +118,16 @@ def _chance(concept: Concept) -> np.random.Generator:
 
 
 def _own_scenes(concept: Concept, rng: np.random.Generator) -> list[Scene]:
-    return [concept.scene(rng, background=place) for place in BACKGROUNDS[:PICTURES]]
+    if concept.noun:
+        return [concept.scene(rng, background=place) for place in BACKGROUNDS[:PICTURES]]
+    kinds = rng.permutation(CLASSES)[:STYLE_PICTURES]
+    places = (*BACKGROUNDS, *BACKGROUNDS)
+    return [concept.scene(rng, kind=str(kind), background=place, count=1)
+            for kind, place in zip(kinds, places)]
 
 
 def own_pictures(concept: Concept) -> np.ndarray:
-    """The pictures ``(6, 64, 64, 3)`` uint8 a concept is trained on, one in each place."""
+    """The pictures ``(n, 64, 64, 3)`` uint8 a concept is trained on, in all places."""
     scenes = _own_scenes(concept, _chance(concept))
     return np.stack([np.asarray(render(scene)) for scene in scenes])
 
@@ -155,7 +161,7 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
             optimizer = adam(weights)  # the old one's momentum would move what was put back
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20, (steps - step) / (0.5 * steps))
-        mine = rng.integers(0, PICTURES, HALF + bare)
+        mine = rng.integers(0, len(own), HALF + bare)
         others = rng.choice(len(share), HALF - bare, p=share)
         captions = [concept.caption(own[i], rng) for i in mine[:HALF]]
         captions += [plain(own[i], rng) for i in mine[HALF:]]
