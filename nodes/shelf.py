@@ -125,6 +125,8 @@ class _View:
     def learn(self, engine: Callable[[], CheckIn]) -> None:
         """From now on search with Check-in's engine, too."""
         self.index = engine().index(self.cards)
+        if self.cards:  # the first search reads tables of words: not while somebody waits for it
+            self.search(self.cards[0].title, np.ones(len(self.cards), bool))
 
     def matches(self, kind: str, base: str) -> np.ndarray:
         """(cards,) of bool: is it of this kind and base family? Empty means any."""
