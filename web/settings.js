@@ -3,7 +3,7 @@
 
 import { fetchStatus } from "./library_api.js";
 import { el } from "./panel.js";
-import { LANGUAGES, LANGUAGE_SETTING, t } from "./text.js";
+import { AS_COMFYUI, LANGUAGES, LANGUAGE_SETTING, t } from "./text.js";
 
 export const ASK_SETTING = "personalq.ask";
 
@@ -13,7 +13,7 @@ export const SETTINGS = [
     category: ["PersonalQ", "Page", "Language"],
     name: "Language of PersonalQ's panels (after a reload)",
     type: "combo",
-    options: [{ text: "as ComfyUI", value: "" }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
+    options: [{ text: "as ComfyUI", value: AS_COMFYUI }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
     defaultValue: "",
   },
   {

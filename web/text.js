@@ -6,6 +6,7 @@ import { app } from "../../scripts/app.js";
 
 export const LANGUAGES = { en: "English", zh: "中文", ja: "日本語", es: "Español", de: "Deutsch", fr: "Français" };
 export const LANGUAGE_SETTING = "personalq.language";
+export const AS_COMFYUI = "auto"; // the settings page shows no name for an empty value
 
 let words = {};
 
@@ -17,7 +18,8 @@ export function t(english, values = {}) {
 /** Read the words once; without them the page speaks English. */
 export async function loadWords() {
   const setting = (id) => app.extensionManager.setting.get(id);
-  const language = setting(LANGUAGE_SETTING) || setting("Comfy.Locale") || "en";
+  const wanted = setting(LANGUAGE_SETTING);
+  const language = (wanted in LANGUAGES ? wanted : setting("Comfy.Locale")) || "en";
   try {
     words = (await api.getCustomNodesI18n())[language]?.personalq ?? {};
   } catch {

@@ -189,7 +189,7 @@ def test_the_panel_speaks_the_pages_language(litegraph: Page):
     litegraph.wait_for_timeout(1500)
     ask(litegraph)
     expect(litegraph.get_by_role("button", name="Keines davon")).to_be_visible()
-    set_setting(litegraph, "personalq.language", "")
+    set_setting(litegraph, "personalq.language", "auto")
 
 
 def test_settings_show_folders_and_set_no_secret(litegraph: Page):
@@ -200,6 +200,7 @@ def test_settings_show_folders_and_set_no_secret(litegraph: Page):
     litegraph.keyboard.press("Control+,")
     litegraph.get_by_text("PersonalQ", exact=True).last.click()
     expect(litegraph.locator(".personalq-settings")).to_contain_text("loras")
+    expect(litegraph.get_by_role("dialog")).to_contain_text("as ComfyUI")
 
 
 def test_help_pages_are_served(page_server: Server):
