@@ -1,6 +1,6 @@
 """The miniature as a benchmark sees it: models with a concept's LoRA merged, prompts, pictures.
 
-Every system is drawn with dense weights in bfloat16, products taken in bfloat16, the rest in
+Every system is drawn with dense weights in bfloat16 (float32 where that is faster), the rest in
 float32: exactly what its packed weights stand for, at the speed of a plain model.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miniature.base import Tokens, load_codec, load_text, load_unet
+from miniature.base import HALF_IS_FAST, Tokens, autocast, load_codec, load_text, load_unet
 from miniature.concepts import CHECKPOINTS, CONCEPTS, Concept
 from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
@@ -127,6 +127,8 @@ def renders(concept: Concept, count: int) -> np.ndarray:
 
 def in_bfloat16(unet: nn.Module) -> nn.Module:
     """The model with the weights of its products in bfloat16, as autocast makes them each time."""
+    if not HALF_IS_FAST:
+        return unet
     unet = copy.deepcopy(unet)
     for _, layer in quantizable(unet):
         layer.to(torch.bfloat16)
@@ -142,7 +144,7 @@ def predict_with(unet: nn.Module) -> Predict:
         # On a logarithmic scale, as the sampler reads its table.
         time = np.interp(sigma.log().numpy(), np.log(order), times.flip(0).numpy())
         scaled = x / (1 + sigma[:, None, None, None] ** 2).sqrt()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             return unet(scaled, torch.from_numpy(time).float(), context).sample.float()
 
     return predict
@@ -206,5 +208,5 @@ def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int
 @torch.no_grad()
 def noise_of(unet: nn.Module, scaled: Tensor, time: Tensor, contexts: Tensor) -> Tensor:
     """The noise that the UNet predicts, in float32."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         return unet(scaled, time, contexts).sample.float()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .base import as_pixels
+from .base import as_pixels, autocast
 
 WEIGHTS = Path(__file__).parent / "weights" / "features.safetensors"
 WIDTH = 128
@@ -114,7 +114,7 @@ def train(steps: int, batch: int = 128) -> None:
         i = torch.randint(0, len(array), (batch,), generator=generator)
         x = as_pixels(array[i.numpy()])
         both = torch.cat([_view(x, generator), _view(x, generator)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             z = expand(network(both))
         loss = _vicreg(*z.float().chunk(2))
         optimizer.zero_grad()

@@ -21,10 +21,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import planes
-from .base import WEIGHTS, Tokens, alphas_cumprod, load_codec, load_text, load_unet
+from .base import (
+    HALF_IS_FAST,
+    WEIGHTS,
+    Tokens,
+    alphas_cumprod,
+    autocast,
+    load_codec,
+    load_text,
+    load_unet,
+)
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .dataset import pictures
-from .train import WORK, autocast, encode_all
+from .train import WORK, encode_all
 from .world import BACKGROUNDS, CLASSES, PERSONAL_STYLES, Scene, caption, render
 
 PICTURES, STYLE_PICTURES, STEPS, HALF, RATE = 6, 8, 360, 4, 2e-3
@@ -106,6 +115,8 @@ def _start_as_lycoris(unet: nn.Module) -> None:
 
 def _halve_frozen(unet: nn.Module) -> None:
     """Frozen weights to the 16 bits they were stored with, which autocast does anew each time."""
+    if not HALF_IS_FAST:
+        return
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             for weight in module.parameters(recurse=False):

@@ -27,7 +27,7 @@ from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .base import as_pixels, load_codec
+from .base import as_pixels, autocast, load_codec
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .world import (
     ACCESSORIES,
@@ -263,7 +263,7 @@ def train(steps: int, afresh: bool, batch: int = 80) -> None:
     """Train on renders, a third of them passed through the codec; goes on from the stored weights
     unless ``afresh``. Half are of any scene, half of the concepts and of what is almost one."""
     from .dataset import drawn, pictures
-    from .train import WORK, autocast
+    from .train import WORK
 
     torch.manual_seed(4)
     reader, codec = Reader() if afresh else load_reader().train(), load_codec()

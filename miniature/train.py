@@ -26,24 +26,18 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from . import planes
-from .base import UNET, WEIGHTS, Tokens, alphas_cumprod, as_pixels, stored
+from .base import DEVICE, UNET, WEIGHTS, Tokens, alphas_cumprod, as_pixels, autocast, stored
 from .dataset import pictures
 from .text import TextEncoder
 from .vae import Codec
 from .world import PERSONAL_STYLES, Scene, caption
 
 WORK = Path(".miniature")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def learning_rate(step: int, done: float, peak: float) -> float:
     """Warm-up over 100 steps, then constant, then linear to zero over the last two fifths."""
     return peak * min(1.0, (step + 1) / 100, max(0.0, 1 - done) / 0.4)
-
-
-def autocast():
-    """bfloat16 products, 32-bit weights."""
-    return torch.autocast(DEVICE, torch.bfloat16)
 
 
 def save(path: Path, state: dict) -> None:
@@ -88,7 +82,7 @@ def train_vae(
         rng = np.random.default_rng((1, step))
         x = as_pixels(data[rng.integers(0, len(data), batch)]).to(DEVICE)
         x = x.contiguous(memory_format=torch.channels_last)
-        with autocast():
+        with autocast(DEVICE):
             latents = codec.encode(x)
             out = codec.decode(latents + 0.05 * torch.randn_like(latents)).float()
         edges = sum(F.l1_loss(out.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
@@ -121,7 +115,7 @@ def trained_codec() -> Codec:
 def encode_all(codec: Codec, array: np.ndarray) -> Tensor:
     """Latents ``(n, 4, 8, 8)`` of many pictures."""
     codec = codec.to(DEVICE)
-    with autocast():
+    with autocast(DEVICE):
         batches = np.array_split(array, -(-len(array) // 256))
         parts = [codec.encode(as_pixels(part).to(DEVICE)).cpu() for part in batches]
     return torch.cat(parts)
@@ -137,7 +131,7 @@ def noise_loss(unet, context: Tensor, latents: Tensor, schedule: Tensor, generat
     t = torch.randint(0, 1000, (len(latents),), generator=generator).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     keep = schedule[t][:, None, None, None]
-    with autocast():
+    with autocast(DEVICE):
         predicted = unet(keep.sqrt() * latents + (1 - keep).sqrt() * noise, t, context).sample
     weight = (5 * (1 - keep) / keep).clamp(max=1)
     return (weight * (predicted.float() - noise) ** 2).mean()
@@ -180,7 +174,7 @@ def train_base(
         rng = np.random.default_rng((2, step))
         chosen = rng.choice(len(scenes), batch, p=share)
         captions = ["" if rng.random() < 0.1 else caption(scenes[i], rng) for i in chosen]
-        with autocast():
+        with autocast(DEVICE):
             context = text(tokens(captions).to(DEVICE))
         z = latents[chosen].to(DEVICE).contiguous(memory_format=torch.channels_last)
         loss = noise_loss(unet, context, z, schedule, torch.Generator().manual_seed(step))
