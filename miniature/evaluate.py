@@ -7,23 +7,30 @@ the number of objects), and the Frechet distance of samples to renders beside th
 sets of renders. Concepts: with the LoRA and its trigger, found among all; without the LoRA, the
 same prompts must not show it; with the LoRA but without the trigger, ordinary members of the class
 must remain; versions of one family must be told apart.
+
+Each part is kept in .miniature/measured under a hash of the weights and the code it came from: an
+interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .base import WEIGHTS
 from .concepts import CHECKPOINTS, CONCEPTS, Concept
 from .features import features, frechet, load_features, similarity
-from .lora import own_pictures
+from .lora import own_pictures, path_of
 from .sample import Painter
 from .score import (
+    EVERY,
     FOUND,
     Reader,
     Reading,
@@ -33,6 +40,7 @@ from .score import (
     load_reader,
     read,
 )
+from .train import WORK
 from .world import (
     BACKGROUNDS,
     CLASSES,
@@ -171,17 +179,48 @@ def _mean_deviations(concept: Concept, readings: list[Reading]) -> dict[str, flo
 # --- the table -----------------------------------------------------------------------------------
 
 
+def remembered(
+    effort: Effort, concept: Concept | None, measured: Callable[[], dict]
+) -> dict:
+    """What ``measured()`` gives, or gave before from the same weights, effort and code."""
+    given = hashlib.sha256(repr((effort, [c.look() for c in EVERY])).encode())
+    for name in ("base", "evaluate", "features", "planes", "sample", "score", "text", "vae",
+                 "world"):
+        given.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for file in sorted(WEIGHTS.glob("*.*")):
+        given.update(file.read_bytes())
+    if concept:
+        given.update(concept.name.encode() + path_of(concept).read_bytes())
+        given.update(own_pictures(concept).tobytes())
+    path = WORK / "measured" / f"{given.hexdigest()[:32]}.json"
+    if not path.exists():
+        write(path, measured())
+    return json.loads(path.read_text())
+
+
+def write(path: Path, result: dict) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=1))
+    partial.rename(path)
+
+
 def evaluate(effort: Effort) -> dict:
     """Everything above, printed as it comes."""
     base, reader = Painter.load(), load_reader()
-    result: dict = {"base": alignment(base, reader, effort.prompts), "concepts": {}}
-    result["base"] |= distances(base, effort.samples)
+    result: dict = {"concepts": {}}
+    result["base"] = remembered(effort, None, lambda: {
+        **alignment(base, reader, effort.prompts), **distances(base, effort.samples)
+    })
     for name, value in result["base"].items():
         print(f"{name:26}{value:8.3f}")
     print(f"\n{'concept':20}{'found':>7}{'score':>7}{'without':>9}{'prior':>7}{'family':>8}"
           f"{'hue':>7}{'alike':>8}{'without':>8}   kind", flush=True)
     for concept in (*CONCEPTS, *CHECKPOINTS):
-        row = result["concepts"][concept.name] = measure(concept, base, reader, effort)
+        row = result["concepts"][concept.name] = remembered(
+            effort, concept, lambda concept=concept: measure(concept, base, reader, effort)
+        )
         family = "" if row["family"] is None else f"{row['family']:.2f}"
         hue = f"{row['deviations']['hue']:.0f}°" if row["deviations"] else ""
         print(f"{concept.name:20}{row['found']:7.2f}{row['score']:7.2f}{row['without_lora']:9.2f}"
@@ -206,9 +245,7 @@ def main() -> None:
     result = evaluate(QUICK if args.quick else FULL)
     print(f"{(time.time() - began) / 60:.0f} minutes")
     if args.json:
-        part = args.json.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1))
-        part.rename(args.json)
+        write(args.json, result)
 
 
 if __name__ == "__main__":
