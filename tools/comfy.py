@@ -121,6 +121,7 @@ class Server:
         self.log_path = self.base / "comfyui.log"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.frontend = frontend
         self._arguments = [*arguments, *(("--front-end-root", str(frontend)) if frontend else ())]
         self._process: subprocess.Popen[bytes] | None = None
 

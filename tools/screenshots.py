@@ -48,6 +48,11 @@ HELP = ROOT / "web" / "docs"
 """What ComfyUI shows beside a node; only what lies here reaches its users."""
 THUMBNAIL_SIZE = 512
 HELP_LOOK = "nodes2_dark"
+PREVIEWS_ARE_THERE = (
+    "[...document.querySelectorAll('.personalq-picture img[src]')].every((image) => image.complete)"
+)
+WITH_GRAPH = {"x": 0, "y": 0, "width": 1600, "height": 1130}
+"""The part of the page that the workflow fills."""
 TAQ, COMPARE = "PersonalQTAQQuantize", "PersonalQTAQCompare"
 SAVE, LOAD = "PersonalQSaveTAQModel", "PersonalQLoadTAQModel"
 LOAD_SELECTED, MARK = "PersonalQLoadSelected", "PersonalQMarkTrigger"
@@ -117,6 +122,7 @@ class Look:
         """Write docs/.../NAME_LOOK.png, and beside the help pages what those show."""
         self.page.mouse.move(700, 1390)  # over nothing
         self.page.wait_for_timeout(600)
+        self.page.wait_for_function(PREVIEWS_ARE_THERE)
         path = folder / f"{name}_{self.ending}.png"
         (part or self.page).screenshot(path=path, **({"clip": clip} if clip else {}))
         shrink(path)
@@ -160,11 +166,11 @@ def pages(look: Look) -> None:
     answered(page, "barnaby")
     drawn(page)
     close_notices(page)
-    look.keep(DOCS, "graph")
+    look.keep(DOCS, "graph", **WITH_GRAPH)
     write_request(page, "Barnaby the bear")
     press_run(page)
     asked(page)
-    look.keep(DOCS, "question")
+    look.keep(DOCS, "question", **WITH_GRAPH)
     open_library(page)
     page.locator(".personalq-tile").first.wait_for()
     library = page.locator(".personalq-library")
@@ -330,6 +336,7 @@ def main() -> None:
 def take(browser: Browser, server: Server, newest: bool, only: str | None) -> None:
     """All pictures, or those of one kind, on one graph page."""
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    page.add_init_script("localStorage.vueNodesBannerDismissed = 'true'")
     open_workflow(page, server)
     set_nodes_2(page, newest)
     if only in (None, "thumbnails") and not newest:

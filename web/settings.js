@@ -14,7 +14,7 @@ export const SETTINGS = [
     name: "Language of PersonalQ's panels (after a reload)",
     type: "combo",
     options: [{ text: "as ComfyUI", value: AS_COMFYUI }, ...Object.entries(LANGUAGES).map(([value, text]) => ({ text, value }))],
-    defaultValue: "",
+    defaultValue: AS_COMFYUI,
   },
   {
     id: ASK_SETTING,

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.test_graph import ask
-from tools.comfy import ROOT, Server
+from tools.comfy import NEWEST_FRONTEND, ROOT, Server
 from tools.page import (
     SETTLED_MS,
     WORKFLOWS,
@@ -166,6 +166,17 @@ def test_every_text_of_the_page_is_translated(language: str):
         assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", other)), english
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_setting_is_translated(language: str):
+    code = (ROOT / "web" / "settings.js").read_text()
+    texts = json.loads((ROOT / "locales" / language / "settings.json").read_text())
+    assert {text["name"] for text in texts.values()}.isdisjoint(re.findall(r'name: "(.+)"', code))
+    assert len(texts) == len(re.findall(r"name: ", code))
+    words = json.loads((ROOT / "locales" / language / "main.json").read_text())
+    groups = set(re.findall(r'category: \["PersonalQ", "([^"]+)"', code))
+    assert set(words["settingsCategories"]) == groups
+
+
 @pytest.mark.parametrize("language", ("en", *LANGUAGES))
 def test_every_node_is_translated(page_server: Server, language: str):
     nodes = {name: info for name, info in page_server.get("/object_info").items()
@@ -183,13 +194,17 @@ def test_every_node_is_translated(page_server: Server, language: str):
 
 
 def test_the_panel_speaks_the_pages_language(litegraph: Page):
-    set_setting(litegraph, "personalq.language", "de")
-    litegraph.reload()
-    litegraph.wait_for_function("window.app?.graph?.nodes")
-    litegraph.wait_for_timeout(1500)
+    speak(litegraph, "de")
     ask(litegraph)
     expect(litegraph.get_by_role("button", name="Keines davon")).to_be_visible()
-    set_setting(litegraph, "personalq.language", "auto")
+    speak(litegraph, "auto")
+
+
+def speak(page: Page, language: str, setting: str = "personalq.language") -> None:
+    set_setting(page, setting, language)
+    page.reload()
+    page.wait_for_function("window.app?.graph?.nodes")
+    page.wait_for_timeout(1500)
 
 
 def test_settings_show_folders_and_set_no_secret(litegraph: Page):
@@ -201,6 +216,18 @@ def test_settings_show_folders_and_set_no_secret(litegraph: Page):
     litegraph.get_by_text("PersonalQ", exact=True).last.click()
     expect(litegraph.locator(".personalq-settings")).to_contain_text("loras")
     expect(litegraph.get_by_role("dialog")).to_contain_text("as ComfyUI")
+
+
+def test_nodes_and_settings_speak_comfyuis_language(litegraph: Page, page_server: Server):
+    if page_server.frontend != NEWEST_FRONTEND:
+        pytest.skip("this graph page forgets what packs translate when its language is changed")
+    speak(litegraph, "fr", "Comfy.Locale")
+    litegraph.keyboard.press("Control+,")
+    litegraph.get_by_text("PersonalQ", exact=True).last.click()
+    expect(litegraph.get_by_role("dialog")).to_contain_text("Avec quelle facilité")
+    loader = litegraph.evaluate("LiteGraph.createNode('PersonalQLoadSelected').title")
+    assert loader == "Charger la sélection"
+    speak(litegraph, "en", "Comfy.Locale")
 
 
 def test_help_pages_are_served(page_server: Server):
