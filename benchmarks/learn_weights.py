@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,18 @@ from personalq_core.checkin.retrieve import Index, Retrieved
 from personalq_core.checkin.shortlist import shortlist
 from personalq_core.checkin.thesaurus import thesaurus
 from personalq_core.library.card import ModelCard
-from personalq_core.models.cross_encoder import CrossEncoder, load_cross_encoder
 from personalq_core.models.embed import load_embedder
 
 _RANKING_PRIOR = {
-    "sparse": 6, "dense": 8, "reading": 6, "trigger": 8, "title": 2, "extra": -1.2, "version": 4,
+    "sparse": 6, "dense": 8, "trigger": 8, "title": 2, "extra": -1.2, "version": 4,
     "order": 3, "soft_order": 1, "period": 3, "excluded": -6, "base": 3, "kind": 2,
-    "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "named": 2, "read_sparse": -3,
-    "read_dense": 4, "read_title": -1,
+    "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "named": 2, "lost_sparse": -3,
+    "lost_dense": 4, "lost_title": -1,
 }  # fmt: skip
 _FIT_PRIOR = {
-    "sparse": 5, "dense": 8, "reading": 6, "was_read": -2, "title": 2, "trigger": 6, "covered": 1,
-    "unknown": -2, "read_sparse": -2, "read_dense": 4, "read_title": -1, "ahead": 2, "head": 2,
-    "stranger": -2, "bias": -4,
+    "sparse": 5, "dense": 8, "lost": -2, "title": 2, "trigger": 6, "covered": 1, "unknown": -2,
+    "lost_sparse": -2, "lost_dense": 4, "lost_title": -1, "ahead": 2, "head": 2, "stranger": -2,
+    "bias": -4,
 }  # fmt: skip
 _DOUBT_PRIOR = {
     "told": -1, "hinted": -0.5, "shared": 4, "covered": 3, "only_best": -4, "only_other": -1,
@@ -83,20 +82,6 @@ class Library:
     engine: CheckIn
 
 
-class RememberingReader:
-    """A cross-encoder that reads each pair once, however often weights are learned."""
-
-    def __init__(self, reader: CrossEncoder) -> None:
-        self._reader = reader
-        self._known: dict[tuple[str, str], float] = {}
-
-    def score(self, request: str, texts: Sequence[str]) -> np.ndarray:
-        new = [text for text in texts if (request, text) not in self._known]
-        for text, value in zip(new, self._reader.score(request, new), strict=True):
-            self._known[request, text] = float(value)
-        return np.array([self._known[request, text] for text in texts])
-
-
 class RememberingCheckIn(CheckIn):
     """Check-in that gathers the evidence on a request once, however often weights change."""
 
@@ -110,8 +95,7 @@ class RememberingCheckIn(CheckIn):
         key = intent.request, len(allowed)
         if key not in self._seen:
             numbers = shortlist(intent, index, found, allowed)
-            seen = evidence(intent, index, found, numbers, self.reader)
-            self._seen[key] = numbers, seen
+            self._seen[key] = numbers, evidence(intent, index, found, numbers)
         numbers, seen = self._seen[key]
         return rank(intent, index, found, numbers, seen, self._weights)
 
@@ -126,15 +110,20 @@ def learn(libraries: Sequence[Library]) -> Weights:
 def _learn_ranking(libraries: Sequence[Library]) -> np.ndarray:
     examples = [e for library in libraries for case in library.cases if (e := _rows(library, case))]
 
-    def loss(weights: np.ndarray) -> float:
-        total = 0.0
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """And its gradient."""
+        away = (weights - PRIOR.ranking) / PRIOR.ranking
+        total = _RANKING_PULL * (away**2).sum() / 4
+        gradient = _RANKING_PULL * away / PRIOR.ranking / 2
         for rows, right in examples:
             logits = rows @ weights
-            total += _logsumexp(logits) - _logsumexp(logits[right])
-        pull = ((weights - PRIOR.ranking) / PRIOR.ranking) ** 2
-        return total / len(examples) + _RANKING_PULL * pull.sum() / 4
+            total += (_logsumexp(logits) - _logsumexp(logits[right])) / len(examples)
+            chances = _softmax(logits)
+            chances[right] -= _softmax(logits[right])
+            gradient += rows.T @ chances / len(examples)
+        return float(total), gradient
 
-    return minimize(loss, PRIOR.ranking, method="L-BFGS-B").x
+    return minimize(loss, PRIOR.ranking, jac=True, method="L-BFGS-B").x
 
 
 def _rows(library: Library, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
@@ -218,17 +207,25 @@ def _logistic(
     """Logistic regression that is drawn towards a prior, each weight in its own measure."""
     signs = np.where(labels, 1.0, -1.0)
 
-    def loss(weights: np.ndarray) -> float:
-        away = ((weights - prior) / np.abs(prior)) ** 2
-        fit = (costs * np.logaddexp(0, -signs * (rows @ weights))).mean()
-        return float(fit + pull * away.sum() / 4)
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """And its gradient."""
+        away = (weights - prior) / np.abs(prior)
+        wrong = -signs * (rows @ weights)
+        fit = (costs * np.logaddexp(0, wrong)).mean()
+        slope = -signs * costs / (1 + np.exp(-np.clip(wrong, -50, 50))) / len(rows)
+        gradient = rows.T @ slope + pull * away / np.abs(prior) / 2
+        return float(fit + pull * (away**2).sum() / 4), gradient
 
-    return minimize(loss, prior, method="L-BFGS-B").x
+    return minimize(loss, prior, jac=True, method="L-BFGS-B").x
 
 
 def _logsumexp(values: np.ndarray) -> float:
     top = values.max()
     return float(top + np.log(np.exp(values - top).sum()))
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    return np.exp(values - _logsumexp(values))
 
 
 def cross_validated(
@@ -241,14 +238,10 @@ def cross_validated(
 
     `others` are cases and cards of other repositories, which are learned from in each fold.
     """
-    reader = engine.reader and RememberingReader(engine.reader)
-    engine.reader = reader
-
-    def remembering() -> CheckIn:
-        return RememberingCheckIn(engine.embedder, reader=reader)
-
-    elsewhere = [Library(theirs, of_them, remembering()) for theirs, of_them in others]
-    here, fold_of = remembering(), folds(cases)
+    elsewhere = [
+        Library(theirs, of_them, RememberingCheckIn(engine.embedder)) for theirs, of_them in others
+    ]
+    here, fold_of = RememberingCheckIn(engine.embedder), folds(cases)
     learned = {}
     for fold in sorted(set(fold_of)):
         kept = [case for case, f in zip(cases, fold_of, strict=True) if f != fold]
@@ -276,19 +269,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write personalq_core's weights.json")
     options = parser.parse_args()
     data = [(load_cases(cases), load_cards(cards)) for cards, cases in options.data]
-    embedder, reader = load_embedder()[0], load_cross_encoder()
-    if embedder is None or reader is None:
-        raise SystemExit("Install requirements-dev.txt: it brings the embedder and cross-encoder.")
-    reader = RememberingReader(reader)
-    makers: list[tuple[tuple[bool, bool], Callable[[], CheckIn]]] = [
-        ((True, True), lambda: RememberingCheckIn(embedder, reader=reader)),
-        ((True, False), lambda: RememberingCheckIn(embedder)),
-        ((False, False), lambda: RememberingCheckIn()),
-    ]
+    embedder = load_embedder()[0]
+    if embedder is None:
+        raise SystemExit("Install requirements-dev.txt: it brings the embedder.")
     learned = {}
-    for has, make in makers:
-        weights = learn([Library(cases, cards, make()) for cases, cards in data])
-        learned[name_of_weights(*has)] = _to_json(weights)
+    for by in (embedder, None):
+        weights = learn([Library(cases, cards, RememberingCheckIn(by)) for cases, cards in data])
+        learned[name_of_weights(by is not None)] = _to_json(weights)
     text = json.dumps(learned, indent=1) + "\n"
     print(text)
     if options.write:

@@ -38,7 +38,6 @@ from personalq_core.checkin.retrieve import card_text
 from personalq_core.checkin.rewrite import rewrite, undo
 from personalq_core.checkin.words import fold, terms
 from personalq_core.library.card import ModelCard
-from personalq_core.models.cross_encoder import load_cross_encoder
 from personalq_core.models.embed import Embedder, load_embedder
 from personalq_core.models.llm import LlmSettings, load_llm
 
@@ -148,8 +147,7 @@ def run_personalq(
 ) -> list[Outcome]:
     """Our outcomes, with or without an LLM; with the committed weights or, where `also` is given,
     with cross-validated ones, learned from these repositories as well."""
-    reader = load_cross_encoder()
-    engine = LlmCheckIn(llm, embedder, None, reader) if llm else CheckIn(embedder, None, reader)
+    engine = LlmCheckIn(llm, embedder) if llm else CheckIn(embedder)
     engine.index(cards)
     if also is None:
         return [_decide(engine, cards, case) for case in cases]

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..library.card import ModelCard
 from ..library.store import Store
-from ..models.cross_encoder import CrossEncoder
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
 from .attributes import is_manner
@@ -33,7 +32,8 @@ ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
 """How likely it must be that something else is meant as well, for Check-in to ask."""
 _OFFERED = 0.5
 """What is offered beside it is at least this share as likely."""
-_ABSTAIN_BELOW = 0.5
+_ABSTAIN_BELOW = 0.42
+"""A little below even: who asks for a model mostly has it."""
 _MAX_STYLES = 3
 _STYLE_NAMED = 0.6
 """Share of a style's title that a request has to say."""
@@ -52,15 +52,9 @@ _NONE_OF_THEM = re.compile(
 class CheckIn:
     """Chooses among a user's models. One object serves many requests."""
 
-    def __init__(
-        self,
-        embedder: Embedder | None = None,
-        store: Store | None = None,
-        reader: CrossEncoder | None = None,
-    ) -> None:
+    def __init__(self, embedder: Embedder | None = None, store: Store | None = None) -> None:
         self.embedder = embedder
-        self.reader = reader
-        self._weights = learned_weights(embedder is not None, reader is not None)
+        self._weights = learned_weights(embedder is not None)
         self._store = store
         self._index: Index | None = None
         self._indexed: Sequence[ModelCard] | None = None
@@ -111,7 +105,7 @@ class CheckIn:
     ) -> list[Scored]:
         """The nearest of the allowed cards with their evidence, best first."""
         numbers = shortlist(intent, index, found, allowed)
-        return rerank(intent, index, found, numbers, self._weights, self.reader)
+        return rerank(intent, index, found, numbers, self._weights)
 
     def _meant(
         self, intent: Intent, index: Index, groups: Sequence[Group], ask_above: float
@@ -257,8 +251,10 @@ def with_answer(
     """
     said = understand(answer, now)
     terms = {term for number in offered for term in index.words_of(number)}
-    named = any(word.stem in terms and word.stem in ("old", "new") for word in said.words)
-    words = tuple(_as_offered(word, terms) for word in said.words)
+    ages = [word for word in said.words if word.stem in ("old", "new")]
+    named = any(word.stem in terms for word in ages)
+    told = [word for word in said.words if named or word not in ages]
+    words = tuple(_as_offered(word, terms) for word in told)
     return replace(
         intent,
         words=intent.words + words,

@@ -1,12 +1,11 @@
 """Check-in with whatever this machine has to read with; the nodes and the shell share it.
 
-Each of the three is optional: sentence embeddings, a cross-encoder, a configured LLM.
+Both are optional: sentence embeddings, a configured LLM.
 """
 
 from __future__ import annotations
 
 from ..library.store import Store
-from ..models.cross_encoder import load_cross_encoder
 from ..models.embed import load_embedder
 from ..models.llm import load_llm
 from .checkin import CheckIn
@@ -18,20 +17,18 @@ def load_engine(
 ) -> tuple[CheckIn, tuple[str, ...]]:
     """The engine, and notices of what is missing or wrongly set.
 
-    The cross-encoder helps embeddings; without these it is not loaded. A wrong LLM setting is a
-    notice: the choice without an LLM needs none.
+    A wrong LLM setting is a notice: the choice without an LLM needs none.
 
     Raises:
         ValueError: PERSONALQ_EMBEDDER names a folder that holds no model.
     """
     embedder, notice = load_embedder()
     notices = [notice] if notice else []
-    reader = load_cross_encoder() if embedder else None
     try:
         settings = load_llm() if with_llm else None
     except ValueError as error:
         settings = None
         notices.append(str(error))
     if settings:
-        return LlmCheckIn(settings, embedder, store, reader), tuple(notices)
-    return CheckIn(embedder, store, reader), tuple(notices)
+        return LlmCheckIn(settings, embedder, store), tuple(notices)
+    return CheckIn(embedder, store), tuple(notices)

@@ -14,6 +14,7 @@ from functools import cached_property
 from ..library.family import normalise_family
 from .attributes import is_manner
 from .period import find_period
+from .thesaurus import thesaurus
 from .translate import language, translate
 from .words import FUNCTION_WORDS, Word, fold, stem, words
 
@@ -58,14 +59,18 @@ class Intent:
 
     @cached_property
     def naming(self) -> tuple[bool, ...]:
-        """Which words name the thing: those of the concept up to the first comma or preposition,
-        without -ing forms, which tell what it does."""
+        """Which words name the thing: those of the concept up to the first comma, preposition or
+        -ing form after a noun, which tells what it does."""
         first = _REST.search(self.request, self.words[0].end) if self.words else None
         rest = first.start() if first else len(self.request)
+        for before, word in zip(self.words, self.words[1:], strict=False):
+            if _DOING.search(word.text) and thesaurus().is_noun(before.text):
+                rest = min(rest, word.start)
         return tuple(
             weight >= 1
             and word.start < rest
             and not (place and _DOING.search(word.text))
+            and not (place and _LOOK.fullmatch(word.text))
             and not (self.order_is_soft and word.stem in ("old", "new"))
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
         )
@@ -121,6 +126,14 @@ _ORDINAL_FIRST = [
 """Begins a request: "the second Pepi"."""  # fmt: skip
 
 _DOING = re.compile(r"[aeiouy]\w*ing$")
+_LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
+_SHOWN = re.compile(
+    r"^[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
+    r"|\w+\s?:(?!\d))",
+    re.I,
+)
+"""Begins a request: "charcoal style, a boxer", "brush lettering: hello". What follows is shown in
+it."""
 _REST = re.compile(
     r"[,;.:\uff0c\u3001]|\b(?:in|on|at|with|by|to|from|en|con|mit|auf|im|am|bei|avec|dans|sur)\b",
     re.I,
@@ -211,7 +224,8 @@ _SETTING = re.compile(
     re.I,
 )
 """A phrase after a comma about the picture, not about what it shows."""
-_MODEL_WORD = re.compile(r"(?<=\w )(?:models?|loras?|versions?|checkpoints?)\b", re.I)
+_MODEL_WORD = re.compile(r"(?<=\w )(?:models?|versions?)\b", re.I)
+_FILE_WORD = re.compile(r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b", re.I)
 PROTECTED = re.compile(
     r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b"
     r"|\bAND\b"
@@ -242,7 +256,7 @@ def understand(request: str, now: datetime) -> Intent:
         free = _blank(free, [span])
     order, soft, spans = _order(free)
     selecting += spans
-    selecting += _model_words(free, bool(order or version or base))
+    selecting += _model_words(free, bool(order or version or base or period))
 
     selecting = [
         (end - len(request[start:end].lstrip()), start + len(request[start:end].rstrip()))
@@ -261,8 +275,9 @@ def understand(request: str, now: datetime) -> Intent:
 
 
 def _model_words(text: str, chosen_by: bool) -> list[tuple[int, int]]:
-    """ "model" and "lora" in "my newest fox model": they name the file, not the picture."""
-    return [found.span() for found in _MODEL_WORD.finditer(text)] if chosen_by else []
+    """ "lora", and "model" in "my newest fox model": they name the file, not the picture."""
+    patterns = (_FILE_WORD, _MODEL_WORD) if chosen_by else (_FILE_WORD,)
+    return [found.span() for pattern in patterns for found in pattern.finditer(text)]
 
 
 def _blank(text: str, spans: list[tuple[int, int]]) -> str:
@@ -375,6 +390,7 @@ def _scene_spans(text: str) -> list[tuple[int, int]]:
         if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
+    spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if _names_before(text, m.start())]
 
 

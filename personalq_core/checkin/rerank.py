@@ -16,36 +16,34 @@ from importlib.resources import files
 import numpy as np
 
 from ..library.card import ModelCard
-from ..models.cross_encoder import CrossEncoder
 from .attributes import agreement, is_manner, same_manner
 from .intent import STYLE_WEIGHT, Intent
 from .period import is_calendar_year
-from .retrieve import Index, Retrieved, card_text, corrected
+from .retrieve import Index, Retrieved
 from .thesaurus import thesaurus
 from .words import fold, stem
 
 FEATURES = (
-    "sparse", "dense", "reading", "trigger", "title", "extra", "version", "order", "soft_order",
-    "period", "excluded", "base", "kind", "conflict", "agreement", "subject", "manner", "named",
-    "read_sparse", "read_dense", "read_title",
+    "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
+    "excluded", "base", "kind", "conflict", "agreement", "subject", "manner", "named",
+    "lost_sparse", "lost_dense", "lost_title",
 )  # fmt: skip
-"""Names of the features, in the order of the columns. `read_...` are the same where a cross-encoder
-read: there, few words of the request were found, and they weigh otherwise."""
-_READ = ("sparse", "dense", "title")
+"""Names of the features, in the order of the columns. `lost_...` are the same where no model
+answers most of the request's words: there, they weigh otherwise."""
+_LOST = ("sparse", "dense", "title")
 SOFT = np.isin(
     FEATURES,
-    ("sparse", "dense", "reading", "title", "extra", "manner", "named",
-     *(f"read_{name}" for name in _READ)),
+    ("sparse", "dense", "title", "extra", "manner", "named", *(f"lost_{name}" for name in _LOST)),
 )  # fmt: skip
 """(len(FEATURES),): those that differ between models although the request says nothing of it."""
 
-READ_AT_MOST = 10
-"""Models that the cross-encoder reads for one request."""
-_READ_BELOW = 0.7
-"""It reads where no model answers this share of the concept's words."""
+_LOST_BELOW = 0.7
+"""A request is lost where no model answers this share of its concept's words."""
 _ASIDE = 0.1
 """Weight of words that tell what happens, for how much of a request a card answers."""
 _STEPS = 4
+_FOUND = 0.3
+"""Of the words asked for: so many a card has to say, for words to tell which cards are meant."""
 _SAME = 0.63
 """From so much on another word says the same."""
 _BY_DATE = 0.8
@@ -74,8 +72,8 @@ class Scored:
 
 
 FIT_FEATURES = (
-    "sparse", "dense", "reading", "title", "trigger", "covered", "unknown", "was_read",
-    "read_sparse", "read_dense", "read_title", "ahead", "head", "stranger", "bias",
+    "sparse", "dense", "title", "trigger", "covered", "unknown", "lost", "lost_sparse",
+    "lost_dense", "lost_title", "ahead", "head", "stranger", "bias",
 )  # fmt: skip
 """What tells whether the best card is meant at all."""
 
@@ -102,10 +100,10 @@ DOUBT_FEATURES = ("told", "hinted", "shared", "covered", "only_best", "only_othe
 
 
 @cache
-def learned_weights(with_meaning: bool, with_reading: bool) -> Weights:
-    """The committed weights for what there is: words, embeddings, a cross-encoder."""
+def learned_weights(with_meaning: bool) -> Weights:
+    """The committed weights for words alone or with embeddings."""
     text = files(__package__).joinpath("weights.json").read_text("utf-8")
-    learned = json.loads(text)[name_of_weights(with_meaning, with_reading)]
+    learned = json.loads(text)[name_of_weights(with_meaning)]
     return Weights(
         np.array([learned["ranking"][name] for name in FEATURES]),
         np.array([learned["fit"][name] for name in FIT_FEATURES]),
@@ -113,11 +111,9 @@ def learned_weights(with_meaning: bool, with_reading: bool) -> Weights:
     )
 
 
-def name_of_weights(with_meaning: bool, with_reading: bool) -> str:
+def name_of_weights(with_meaning: bool) -> str:
     """Their key in weights.json."""
-    if not with_meaning:
-        return "words"
-    return "words, embeddings and cross-encoder" if with_reading else "words and embeddings"
+    return "words and embeddings" if with_meaning else "words"
 
 
 def fit_features(intent: Intent, index: Index, scored: Sequence[Scored]) -> np.ndarray:
@@ -133,7 +129,8 @@ def fit_features(intent: Intent, index: Index, scored: Sequence[Scored]) -> np.n
     middling = float(np.median([entry.hints for entry in scored]))
     value |= {
         "covered": covered, "unknown": unknown, "bias": 1.0,
-        "was_read": float(value["reading"] > 0), "ahead": (best.hints - middling) / 10,
+        "lost": float(value["lost_dense"] != 0 or value["lost_sparse"] != 0),
+        "ahead": (best.hints - middling) / 10,
         "head": _head(intent, index, best.number), "stranger": _stranger(intent, index),
     }  # fmt: skip
     return np.array([value[name] for name in FIT_FEATURES])
@@ -208,11 +205,9 @@ def rerank(
     found: Retrieved,
     numbers: list[int],
     weights: Weights,
-    reader: CrossEncoder | None = None,
 ) -> list[Scored]:
     """The given cards with evidence, best first."""
-    seen = evidence(intent, index, found, numbers, reader)
-    return rank(intent, index, found, numbers, seen, weights)
+    return rank(intent, index, found, numbers, evidence(intent, index, found, numbers), weights)
 
 
 def rank(
@@ -242,11 +237,7 @@ def rank(
 
 
 def evidence(
-    intent: Intent,
-    index: Index,
-    found: Retrieved,
-    numbers: list[int],
-    reader: CrossEncoder | None = None,
+    intent: Intent, index: Index, found: Retrieved, numbers: list[int]
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Features (cards, len(FEATURES)) and reasons of the given cards."""
     asked = _asked_stems(intent, found)
@@ -258,7 +249,8 @@ def evidence(
     outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
     related = _related(index, found, numbers, asked, outs)
     orders = _order_positions([index.cards[n] for n in numbers], related, intent.order)
-    readings = _readings(intent, index, found, numbers, reader)
+    covered = max((coverage(intent, index, n)[0] for n in numbers), default=0.0)
+    lost = bool(intent.words) and covered < _LOST_BELOW
     rows, reasons = [], []
     for place, number in enumerate(numbers):
         card, why = index.cards[number], []
@@ -267,13 +259,12 @@ def evidence(
         row = dict.fromkeys(FEATURES, 0.0)
         row["sparse"] = float(found.sparse[number])
         row["dense"] = float(found.dense[number]) if found.dense is not None else 0.0
-        row["reading"] = readings[place]
         if trigger := _trigger_named(intent.request, card, index):
             row["trigger"] = 1.0
             why.append(f"its trigger {trigger} is in the request")
         mass = sum(index.idf(term) for term in title) or 1.0
         row["title"] = sum(index.idf(term) for term in title & asked) / mass
-        row |= {f"read_{name}": row[name] for name in _READ if readings[place]}
+        row |= {f"lost_{name}": row[name] for name in _LOST if lost}
         row["named"] = _named(intent, index, number)
         row["extra"] = min(1.0, len(title - asked) / 4)
         other_manner = _unasked_manner(title, said)
@@ -303,30 +294,6 @@ def evidence(
         rows.append([row[name] for name in FEATURES])
         reasons.append(why)
     return np.array(rows), reasons
-
-
-def _readings(
-    intent: Intent,
-    index: Index,
-    found: Retrieved,
-    numbers: list[int],
-    reader: CrossEncoder | None,
-) -> list[float]:
-    """What a cross-encoder makes of the nearest cards, above 0 to 1; 0 where it did not read."""
-    nothing = [0.0] * len(numbers)
-    if reader is None or found.dense is None or not intent.words:
-        return nothing
-    if max(coverage(intent, index, n)[0] for n in numbers) >= _READ_BELOW:
-        return nothing
-    near = found.fused if found.dense is None else found.dense + 0.3 * found.sparse
-    read = sorted(range(len(numbers)), key=lambda i: -near[numbers[i]])[:READ_AT_MOST]
-    texts = [card_text(index.cards[numbers[i]], with_triggers=False) for i in read]
-    logits = reader.score(corrected(intent.plain, found.corrections), texts)
-    values = np.clip((logits + 11.5) / 18, 0.01, 1)
-    whole = [float(values.min())] * len(numbers)
-    for i, value in zip(read, values, strict=True):
-        whole[i] = float(value)
-    return whole
 
 
 def _excluded(ruled_out: Sequence[Set[str]], own: Set[str]) -> float:
@@ -393,15 +360,17 @@ def _is_rare(trigger: str, index: Index) -> bool:
 def _related(
     index: Index, found: Retrieved, numbers: list[int], asked: set[str], outs: list[bool]
 ) -> list[bool]:
-    """Which cards answer the request about as well as the best one, time apart."""
+    """Which cards answer the request about as well as the best one, time apart: by its words or,
+    where these are hardly found, by meaning."""
     covered = [
         0.0 if out else sum(index.idf(t) for t in asked & index.words_of(n))
         for n, out in zip(numbers, outs, strict=True)
     ]
     top = max(covered, default=0.0)
     fused = found.fused[numbers]
+    is_found = top > _FOUND * sum(map(index.idf, asked))
     return [
-        not out and (mass >= 0.7 * top if top > 0 else score >= 0.8 * fused.max())
+        not out and (mass >= 0.7 * top if is_found else score >= 0.8 * fused.max())
         for mass, score, out in zip(covered, fused, outs, strict=True)
     ]
 

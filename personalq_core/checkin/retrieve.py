@@ -245,8 +245,9 @@ class Index:
         shared: Counter[str] = Counter()
         for gram in _trigrams(term):
             shared.update(self._grams.get(gram, ()))
+        silent = term.removesuffix("e")
         near = [
-            (similarity(term, other), other)
+            (max(similarity(term, other), similarity(silent, other)), other)
             for other, count in shared.most_common(60)
             if count >= 2
         ]
@@ -256,7 +257,7 @@ class Index:
             return dict.fromkeys(sorted(self._skeletons[bones]), _FUZZY_WEIGHT * _SURE_SIMILARITY)
         if best[0] < _MIN_SIMILARITY:
             return {}
-        return {other: _FUZZY_WEIGHT * s for s, other in near if s >= best[0] - 1e-9}
+        return {other: _FUZZY_WEIGHT * s**0.5 for s, other in near if s >= best[0] - 1e-9}
 
     def is_plain_word(self, word: str) -> bool:
         """Whether it is a word of the language: no misspelling, no coined name."""

@@ -36,6 +36,7 @@ class Thesaurus:
         self._alike: list[list[int]] = []
         self._narrower: defaultdict[int, list[int]] = defaultdict(list)
         self._senses: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._joined: dict[str, str] = {}
         for number, line in enumerate(lines):
             words, wider, alike = line.split("\t")
             self._lemmas.append([])
@@ -46,16 +47,22 @@ class Thesaurus:
                 lemma = lemma.replace("_", " ")
                 self._lemmas[number].append(lemma)
                 self._senses[lemma].append((int(rank or 1), number))
+                if " " in lemma:
+                    self._joined.setdefault(lemma.replace(" ", ""), lemma)
             for other in self._wider[number]:
                 self._narrower[other].append(number)
 
     def lemma(self, word: str) -> str | None:
-        """A word, or two with a space, as the table has it; None where it does not."""
+        """A word, or two with or without a space, as the table has it; None where it does not."""
         word = word.lower().replace("-", " ")
-        for form in (word, *(word.removesuffix(e) + r for e, r in _ENDINGS if word.endswith(e))):
-            if form in self._senses:
-                return form
-        return None
+        forms = (word, *(word.removesuffix(e) + r for e, r in _ENDINGS if word.endswith(e)))
+        known = (form if form in self._senses else self._joined.get(form) for form in forms)
+        return next(filter(None, known), None)
+
+    def is_noun(self, word: str) -> bool:
+        """Whether a word may name a thing; a word that the table has not is a name."""
+        lemma = self.lemma(word)
+        return lemma is None or any(self._wider[number] for _, number in self._senses[lemma])
 
     @lru_cache(maxsize=20_000)  # noqa: B019 (one object for the whole process)
     def related(self, word: str) -> dict[str, float]:

@@ -20,8 +20,8 @@ from .words import Word, fold, is_cjk, stem, words
 LANGUAGES = ("es", "de", "fr", "zh", "ja")
 _MARKS = {
     "es": "el la los las un una mi mis nuestro nuestra de del con en y sin por para que al su",
-    "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und im am "
-    "auf ohne nicht von vom für als es war noch aus bei ist zum zur",
+    "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und in im "
+    "am auf ohne nicht von vom für als es war noch aus bei ist zum zur",
     "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au "
     "aux qui est l d",
 }
@@ -29,6 +29,8 @@ _ENGLISH = frozenset(
     ["the", "a", "an", "my", "our", "of", "with", "and", "in", "on", "at", "for", "to", "not",
     "no", "is", "as", "his", "her", "this", "that", "it", "without", "from"]
 )  # fmt: skip
+_LETTERS = {"de": "äöüß", "es": "ñáíóú¿¡", "fr": "çèêàœîôû"}
+"""Letters that tell, where no small word does."""
 
 
 def language(text: str) -> str:
@@ -38,7 +40,11 @@ def language(text: str) -> str:
     if is_cjk(text):
         return "zh"
     found = re.findall(r"\w+", text.casefold())
-    counts = {code: sum(word in marks.split() for word in found) for code, marks in _MARKS.items()}
+    counts = {
+        code: sum(word in marks.split() for word in found)
+        + any(letter in text.casefold() for letter in _LETTERS[code]) / 2
+        for code, marks in _MARKS.items()
+    }
     best = max(counts, key=lambda code: counts[code])
     english = sum(word in _ENGLISH for word in found)
     return best if counts[best] > english else "en"

@@ -30,6 +30,7 @@ _FUNCTION_WORDS = DETERMINERS | _listed(
     "into onto over under near next beside behind above below inside outside through among between "
     "against across around toward towards during while when where which who whose what how up down "
     "off out about there please want need make made give show use using s t m ve re ll d not no "
+    "can could will would shall should may might must thing things something anything "
     "without nor neither "
     "de del al en con por para y o que es como sin era cuando fue esta muy "
     "war wurde noch unserem unseren als "

@@ -1,10 +1,8 @@
 """From a request to a decision, by words alone: no model has to be installed."""
 
 import json
-import zlib
 from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 
 from personalq_core.checkin.checkin import CheckIn
@@ -201,41 +199,6 @@ def test_styles_are_known_by_what_cards_say_and_at_most_three():
     assert named == ["Risograph posters", "Etching", "Neon glow"]
     for style in decision.styles:
         assert decision.prompt.count(style.card.triggers[0]) == 1
-
-
-class Embedder:
-    """No text is nearer to another than by chance."""
-
-    model_id = "chance"
-
-    def embed(self, texts):
-        made = [np.random.default_rng(zlib.crc32(t.encode())).normal(size=64) for t in texts]
-        return np.array([v / np.linalg.norm(v) for v in made], np.float32)
-
-    def knows(self, word):
-        return False
-
-
-class Reader:
-    """Finds one title right, whatever is asked."""
-
-    def __init__(self, title):
-        self.title, self.requests = title, []
-
-    def score(self, request, texts):
-        self.requests.append(request)
-        return np.array([8.0 if text.startswith(self.title) else -11.0 for text in texts])
-
-
-def test_a_cross_encoder_reads_where_words_are_not_found_and_only_there():
-    reader = Reader("Old house")
-    engine = CheckIn(Embedder(), reader=reader)
-    decision = engine.decide("grandmother's cottage", LIBRARY, now=NOW)
-    assert decision.candidates[0].card.title == "Old house"
-    assert reader.requests
-    reader.requests.clear()
-    assert engine.decide("Barnaby v2", LIBRARY, now=NOW).choice.card.version == "v2"
-    assert not reader.requests
 
 
 @pytest.mark.parametrize(

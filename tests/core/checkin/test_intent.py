@@ -56,6 +56,18 @@ def test_what_is_asked_for_and_what_is_around_it(request_, concept):
 
 
 @pytest.mark.parametrize(
+    ("request_", "named"),
+    [("captain fox drinking tea", "captain fox"), ("carved wading bird", "carved bird"),
+     ("only my charcoal look, a boxer", "charcoal"), ("shop sign lora: OPEN", "shop sign"),
+     ("ink style of a wolf", "ink"), ("the fox thing from last month", "fox")],
+)  # fmt: skip
+def test_which_words_name_the_thing(request_, named):
+    intent = understand(request_, NOW)
+    words = [w.text for w, at in zip(intent.words, intent.naming, strict=True) if at]
+    assert " ".join(words) == named
+
+
+@pytest.mark.parametrize(
     ("request_", "base"),
     [("fox for SDXL", "sdxl"), ("fox on flux", "flux"), ("fox, sd 1.5 loaded", "sd15"),
      ("fox in a flux of light", None)],

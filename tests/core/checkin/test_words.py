@@ -32,6 +32,8 @@ def test_what_is_no_word_has_none(word):
 @pytest.mark.parametrize(
     ("request_", "english"),
     [("das marineblaue Zelt", "navy blue tent"), ("el anillo de plata", "ring silver"),
+     ("Bergtroll in \u00d6l gemalt", "troll mountain oil painted"),
+     ("unser Wohnzimmer", "living room"),
      ("Apfelstrudel aus der K\u00fcche", "apple strudel kitchen"), ("l'horloge du salon", "clock"),
      ("\u72ec\u6728\u821f", "dugout"), ("\u6d74\u8863\u3092\u7740\u305f\u30ba\u30ea", "zuri")],
 )  # fmt: skip
