@@ -46,7 +46,7 @@ from personalq_core.models.embed import load_embedder
 
 _RANKING_PRIOR = {
     "sparse": 6, "dense": 8, "trigger": 8, "title": 2, "extra": -1.2, "version": 4,
-    "order": 3, "soft_order": 1, "period": 3, "excluded": -6, "base": 3, "kind": 2,
+    "order": 3, "soft_order": 1, "period": 3, "excluded": -6, "author": 4, "base": 3, "kind": 2,
     "conflict": -3, "agreement": 2, "subject": 2, "manner": -1.5, "named": 2, "lost_sparse": -3,
     "lost_dense": 4, "lost_title": -1,
 }  # fmt: skip

@@ -13,6 +13,7 @@ const SENTENCES = [
   sentence("version {asked} asked, this is {version}"),
   sentence("made {date}, outside the time asked for"),
   sentence("made for {base}"),
+  sentence("made by {author}"),
   sentence("made {date}"),
   sentence("the LLM says yes by {chance}"),
   sentence("says nothing of {words}"),

@@ -18,8 +18,17 @@ from .ask import MAX_OPTIONS, differences, question
 from .attributes import is_manner
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
-from .intent import STYLE_WEIGHT, Intent, understand
-from .rerank import FEATURES, Scored, Weights, fit_features, learned_weights, rerank
+from .intent import STYLE_WEIGHT, Intent, place_in_list, understand
+from .rerank import (
+    FEATURES,
+    Scored,
+    Weights,
+    author_of,
+    fit_features,
+    is_called,
+    learned_weights,
+    rerank,
+)
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
@@ -123,6 +132,9 @@ class CheckIn:
         """The choice among what was offered, after the user's own words."""
         if _NONE_OF_THEM.fullmatch(answer.strip()):
             return _nothing(intent, (), "You chose none of the models.")
+        listed = sorted((index.cards[g.best.number] for g in meant), key=_by_age)
+        if (place := place_in_list(answer)) and place <= len(listed) <= MAX_OPTIONS:
+            return self._picked(intent, index, listed[place - 1])
         offered = [entry.number for g in meant for entry in g.members]
         asked = with_answer(intent, answer, index, offered, now)
         found = index.search(asked)
@@ -139,10 +151,11 @@ class CheckIn:
         self, request: str, cards: Sequence[ModelCard], card: ModelCard, *, now: datetime
     ) -> Decision:
         """The decision for the card that the user picked, with the styles the request names."""
-        intent = understand(request, now)
-        index = self.index(cards)
+        return self._picked(understand(request, now), self.index(cards), card)
+
+    def _picked(self, intent: Intent, index: Index, card: ModelCard) -> Decision:
         choice = Candidate(card, 1.0, ("you selected it",))
-        styles = self._styles(intent, index, index.search(intent), choice, range(len(cards)))
+        styles = self._styles(intent, index, index.search(intent), choice, range(len(index.cards)))
         return choose(intent, choice, styles, (choice,))
 
     def index(self, cards: Sequence[ModelCard]) -> Index:
@@ -262,12 +275,20 @@ def with_answer(
         excluded=intent.excluded + said.excluded,
         version=said.version or intent.version,
         order=said.order or intent.order,
+        author=said.author or _author_said(answer, [index.cards[n] for n in offered]),
         order_is_soft=said.order_is_soft and named if said.order else intent.order_is_soft,
         period=said.period or intent.period,
         base=said.base or intent.base,
         base_name=said.base_name or intent.base_name,
         foreign=intent.foreign or said.foreign,
     )
+
+
+def _author_said(answer: str, offered: Sequence[ModelCard]) -> str | None:
+    """The word of an answer that names the author of an offered model: "Lena's"."""
+    said = [re.sub(r"['\u2019]s?$", "", word) for word in re.findall(r"[\w'\u2019.-]+", answer)]
+    authors = [author for card in offered if (author := author_of(card))]
+    return next((w for w in said if any(is_called(author, w) for author in authors)), None)
 
 
 def _as_offered(word: Word, terms: Set[str]) -> Word:
@@ -316,12 +337,17 @@ def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:
     )
 
 
+def _by_age(card: ModelCard) -> tuple[str, str]:
+    """The order in which options are listed, oldest first."""
+    return card.created_at or "", card.name
+
+
 def _question(
     index: Index, intent: Intent, candidates: tuple[Candidate, ...], meant: Sequence[Group]
 ) -> Decision:
     known = {candidate.card.id: candidate for candidate in candidates}
     options = [known[index.cards[g.best.number].id] for g in meant]
-    options.sort(key=lambda o: (o.card.created_at or "", o.card.name))
+    options.sort(key=lambda option: _by_age(option.card))
     cards = [option.card for option in options]
     told = differences(cards)
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))

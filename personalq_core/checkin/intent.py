@@ -51,6 +51,8 @@ class Intent:
     order_is_soft: bool = False
     """"old" and "new" may as well describe the thing itself."""
     period: tuple[datetime, datetime] | None = None
+    author: str | None = None
+    """Who is said to have trained it."""
     base: str | None = None
     base_name: str | None = None
     kind: str | None = None
@@ -105,7 +107,8 @@ _ORDINALS = {
     for name in [names]
 }  # fmt: skip
 _VERSION = re.compile(
-    r"\b(?:v|ver\.?|version|versión|Version|rev)\s?\.?(\d+(?:\.\d+)*)\b|\bv(\d+(?:\.\d+)*)\b"
+    r"\b(?:of the )?(?:v|ver\.?|version|versión|Version|rev)\s?\.?(\d+(?:\.\d+)*)s?\b"
+    r"|\bv(\d+(?:\.\d+)*)s?\b"
     r"|第\s?(\d+|[一二三四五])\s?[版代]|バージョン\s?(\d+)|\b(0\.\d+)\b(?!\))"
     r"|\bversion\s(one|two|three|four|five)\b",
     re.I,
@@ -123,7 +126,21 @@ _ORDINAL_FIRST = [
                 re.I), str(number))
     for names, number in _ORDINALS.items() if number > 1
 ]  # fmt: skip
-"""Begins a request: "the second Pepi"."""  # fmt: skip
+"""Begins a request: "the second Pepi"."""
+_PLACES = [
+    (re.compile(rf"(?:(?:the|el|la|der|die|das|le)\s+)?(?:{names})(?:\s+one)?[.!]?", re.I), number)
+    for names, number in _ORDINALS.items()
+]
+
+_TRAINED = r"(?:trained|made|created|finished|built)"
+_AUTHOR = re.compile(
+    rf"\b(?:lora|model|checkpoint|version|one|{_TRAINED})\s+by\s+(?P<a>[\w.-]+)"
+    rf"|\b(?:that|which)\s+(?P<b>[\w.-]+)\s+{_TRAINED}\b"
+    rf"|\b(?P<c>[A-Z][\w.-]*)['\u2019]s\s+(?:\w+\s+){{0,3}}(?:lora|checkpoint)\b"
+    rf"|\b(?P<d>I|we|I['\u2019]ve|we['\u2019]ve)\s+{_TRAINED}\b",
+    re.I,
+)
+_MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
 _DOING = re.compile(r"[aeiouy]\w*ing$")
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
@@ -141,7 +158,8 @@ _REST = re.compile(
 
 _NEWEST = re.compile(
     r"\b(?:the\s+)?(?:newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
-    r"|last(?=\s+(?:version|edition|model|lora|one))|(?:as|like) it is (?:now|today)|nowadays"
+    r"|last(?=\s+(?:version|edition|model|lora|one|of them|of the v\d))"
+    r"|(?:as|like) it is (?:now|today)|nowadays"
     r"|m[áa]s recientes?"
     r"|m[áa]s nuev[oa]|últim[oa]|actual|neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?"
     r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新的?|新しい|最近的?",
@@ -152,7 +170,8 @@ _OLDEST = re.compile(
     r"|former|m[áa]s antigu[oa]"
     r"|älteste[nrsm]?|ältere[nrsm]?|frühere[nrsm]?|ursprüngliche[nrsm]?|plus ancien(?:ne)?"
     r"|ancien(?:ne)?|used to (?:be|look)|back when|when (?:it|he|she|they) (?:was|were) still)\b"
-    r"|\bfirst(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we)\b)|最早的?|最旧的?|以前的?|最初の|古い",
+    r"|\b(?:the\s+)?first(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we|of them|of the v\d+s?)\b)"
+    r"|最早的?|最旧的?|以前的?|最初の|古い",
     re.I,
 )
 _BEFORE = re.compile(
@@ -241,6 +260,10 @@ def understand(request: str, now: datetime) -> Intent:
     selecting += spans
     free = _blank(request, spans + silent)
 
+    author, spans = _author(free)
+    selecting += spans
+    free = _blank(free, spans)
+
     base = base_name = None
     if found := _BASE.search(free):
         base_name = (found["a"] or found["b"] or found["c"]).lower()
@@ -268,16 +291,35 @@ def understand(request: str, now: datetime) -> Intent:
     kept, weights = _weigh(request, selecting + silent)
     return Intent(
         request=request, words=kept, weights=weights, selecting=tuple(sorted(set(selecting))),
-        excluded=excluded, version=version, order=order, order_is_soft=soft, period=period,
+        excluded=excluded, author=author, version=version,
+        order=order, order_is_soft=soft, period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=language(request) != "en",
     )  # fmt: skip
+
+
+def _author(text: str) -> tuple[str | None, list[tuple[int, int]]]:
+    """Who trained it, and the words that say so; "the fox I trained" names nobody else."""
+    found = _AUTHOR.search(text)
+    if not found:
+        return None, []
+    group = str(found.lastgroup)
+    name = found[group].removesuffix(".")
+    # In "Lena's fox lora" the fox stays.
+    span = (found.start(), found.end(group) + 2) if group == "c" else found.span()
+    return (None if fold(name).replace("\u2019", "'") in _MYSELF else name), [span]
 
 
 def _model_words(text: str, chosen_by: bool) -> list[tuple[int, int]]:
     """ "lora", and "model" in "my newest fox model": they name the file, not the picture."""
     patterns = (_FILE_WORD, _MODEL_WORD) if chosen_by else (_FILE_WORD,)
     return [found.span() for pattern in patterns for found in pattern.finditer(text)]
+
+
+def place_in_list(answer: str) -> int | None:
+    """The place that an answer names and nothing else: "the second one" is 2."""
+    said = answer.strip()
+    return next((number for pattern, number in _PLACES if pattern.fullmatch(said)), None)
 
 
 def _blank(text: str, spans: list[tuple[int, int]]) -> str:

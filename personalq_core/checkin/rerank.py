@@ -25,7 +25,7 @@ from .words import fold, stem
 
 FEATURES = (
     "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
-    "excluded", "base", "kind", "conflict", "agreement", "subject", "manner", "named",
+    "excluded", "author", "base", "kind", "conflict", "agreement", "subject", "manner", "named",
     "lost_sparse", "lost_dense", "lost_title",
 )  # fmt: skip
 """Names of the features, in the order of the columns. `lost_...` are the same where no model
@@ -41,6 +41,7 @@ _LOST_BELOW = 0.7
 """A request is lost where no model answers this share of its concept's words."""
 _ASIDE = 0.1
 """Weight of words that tell what happens, for how much of a request a card answers."""
+_CREDIT = re.compile(r"\b(?:trained|made) by ([A-Z][\w.-]*\w)")
 _STEPS = 4
 _FOUND = 0.3
 """Of the words asked for: so many a card has to say, for words to tell which cards are meant."""
@@ -91,7 +92,7 @@ class Weights:
 
     def for_answers(self) -> Weights:
         """The same, but what an answer says of version, time or base decides."""
-        told = np.isin(FEATURES, ("version", "order", "period", "base", "excluded"))
+        told = np.isin(FEATURES, ("version", "order", "period", "author", "base", "excluded"))
         return replace(self, ranking=np.where(told, 2 * self.ranking, self.ranking))
 
 
@@ -248,6 +249,9 @@ def evidence(
     excluded = [_excluded(ruled_out, index.words_of(n)) for n in numbers]
     outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
     related = _related(index, found, numbers, asked, outs)
+    versions = [_version(intent, index.cards[n], []) == 1 for n in numbers]
+    if any(r and v for r, v in zip(related, versions, strict=True)):  # "the first of the v2s"
+        related = [r and v for r, v in zip(related, versions, strict=True)]
     orders = _order_positions([index.cards[n] for n in numbers], related, intent.order)
     covered = max((coverage(intent, index, n)[0] for n in numbers), default=0.0)
     lost = bool(intent.words) and covered < _LOST_BELOW
@@ -282,6 +286,7 @@ def evidence(
         row["excluded"] = excluded[place]
         if hits := [e.text for e in intent.excluded if e.stems <= own]:
             why.append("against: you said not " + ", ".join(hits))
+        row["author"] = _author(intent, card, why)
         row["base"] = _base(intent, card, own, why)
         if intent.kind:
             row["kind"] = 1.0 if card.kind == intent.kind else -1.0
@@ -432,6 +437,27 @@ def _period(intent: Intent, card: ModelCard, why: list[str]) -> float:
     inside = start.replace(tzinfo=None) <= made < end.replace(tzinfo=None)
     why.append(f"made {_date(card)}" + ("" if inside else ", outside the time asked for"))
     return _BY_DATE if inside else -1.0
+
+
+def _author(intent: Intent, card: ModelCard, why: list[str]) -> float:
+    """1 where its author is the one named, -1 where it is another, 0 where nobody knows."""
+    author = author_of(card)
+    if not (intent.author and author):
+        return 0.0
+    is_same = is_called(author, intent.author)
+    why.append(f"made by {author}" if is_same else f"against: made by {author}")
+    return 1.0 if is_same else -1.0
+
+
+def author_of(card: ModelCard) -> str:
+    """Who trained it, as its sources or its description say; "" where neither does."""
+    credit = _CREDIT.search(card.description)
+    return card.author or (credit[1] if credit else "")
+
+
+def is_called(author: str, name: str) -> bool:
+    """Whether an author ("lena_k") is meant by a name ("Lena")."""
+    return bool(name) and fold(name) in (fold(author), *re.split(r"[\W_]+", fold(author)))
 
 
 def _base(intent: Intent, card: ModelCard, own: set[str], why: list[str]) -> float:

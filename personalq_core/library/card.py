@@ -32,6 +32,8 @@ class ModelCard:
     """The same words as their author grouped them: each group is used together, one at a time."""
     tags: tuple[str, ...] = ()
     description: str = ""
+    author: str = ""
+    """Who trained it, as a sidecar or the header names them."""
     base_family: str | None = None
     """Canonical family, see `family.py`: "sd15", "sdxl", "flux"...; None where it is unknown."""
     version: str | None = None

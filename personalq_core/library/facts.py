@@ -16,6 +16,7 @@ class Facts:
     """As the source has them: entries may be whole comma-joined phrases."""
     tags: tuple[str, ...] = ()
     description: str = ""
+    author: str = ""
     base_model: str = ""
     """As the source names it: "SDXL 1.0", "Pony"."""
     version: str = ""

@@ -19,8 +19,8 @@ SOURCE = "your note"
 def clean_note(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they are kept; None stands for a field that is to be taken back.
 
-    title, version: a line. note: text that comes before the description. trigger: the canonical
-    one. triggers: all of them, as phrases whose words are used together. tags: lines.
+    title, version, author: a line. note: text that comes before the description. trigger: the
+    canonical one. triggers: all of them, as phrases whose words are used together. tags: lines.
     base_family: any usual name of a base. created_at: ISO 8601. strength: -10 to 10.
 
     Raises:
@@ -110,6 +110,7 @@ def _strength(name: str, value: Any) -> float:
 
 
 _FIELDS: dict[str, Callable[[str, Any], Any]] = {
-    "title": _line, "version": _line, "note": _block, "trigger": _trigger, "triggers": _lines,
-    "tags": _lines, "base_family": _base, "created_at": _date, "strength": _strength,
+    "title": _line, "version": _line, "author": _line, "note": _block, "trigger": _trigger,
+    "triggers": _lines, "tags": _lines, "base_family": _base, "created_at": _date,
+    "strength": _strength,
 }  # fmt: skip

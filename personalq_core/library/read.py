@@ -105,6 +105,7 @@ def _header_facts(header: Header, stem: str) -> Iterable[Facts]:
                 ),
             )
         ),
+        author=clean(meta.get("modelspec.author"), 80),
         base_model=clean(meta.get("modelspec.architecture"), 80),
         version=clean(meta.get("modelspec.version"), 80),
         created_at=utc(meta.get("modelspec.date")),
@@ -129,6 +130,7 @@ def _gguf_facts(header: Header) -> Iterable[Facts]:
         origin="GGUF header",
         title=clean(meta.get("general.name"), 200),
         description=strip_html(meta.get("general.description")),
+        author=clean(meta.get("general.author"), 80),
         base_model=clean(meta.get("general.architecture"), 80),
         version=clean(meta.get("general.version"), 80),
     )
@@ -172,7 +174,9 @@ def _merge(
     """Each field from the first source that has it."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for field in ("title", "tags", "description", "version", "created_at", "strength", "triggers"):
+    for field in (
+        "title", "tags", "description", "author", "version", "created_at", "strength", "triggers",
+    ):  # fmt: skip
         for fact in facts:
             if value := getattr(fact, field):
                 values[field], sources[field] = value, fact.origin

@@ -63,6 +63,7 @@ def _lora_manager(tree: Mapping[str, Any]) -> Facts:
             filter(None, (strip_html(tree.get("notes")), strip_html(tree.get("modelDescription"))))
         )
         or inner.description,
+        author=inner.author,
         base_model=clean(tree.get("base_model"), 80) or inner.base_model,
         version=inner.version,
         created_at=inner.created_at,
@@ -78,12 +79,14 @@ def _civitai(tree: Mapping[str, Any], origin: str) -> Facts:
     """A model version as Civitai's own interface answers it."""
     model = _dict(tree.get("model"))
     texts = (strip_html(tree.get("description")), strip_html(model.get("description")))
+    creator = _dict(tree.get("creator")) or _dict(model.get("creator"))
     return Facts(
         origin=origin,
         title=clean(model.get("name")),
         triggers=_words(tree.get("trainedWords")),
         tags=_words(model.get("tags")) or _words(tree.get("tags")),
         description="\n".join(filter(None, texts)),
+        author=clean(creator.get("username"), 80),
         base_model=clean(tree.get("baseModel"), 80),
         version=clean(tree.get("name"), 80),
         created_at=utc(tree.get("createdAt")) or utc(tree.get("publishedAt")),
@@ -116,6 +119,7 @@ def _rgthree(tree: Mapping[str, Any]) -> Facts:
         triggers=_words(stated) or raw.triggers,
         tags=_words(tree.get("tags")) or raw.tags,
         description=clean_block(tree.get("userNote")) or raw.description,
+        author=raw.author,
         base_model=clean(tree.get("baseModel"), 80) or raw.base_model,
         version=raw.version,
         created_at=raw.created_at,

@@ -24,7 +24,7 @@ import numpy as np
 from .card import ModelCard
 from .note import clean_note, with_note
 
-_FORMAT = 2
+_FORMAT = 3
 """Raise it when cards come out differently for the same files: then all is read again."""
 
 _SCHEMA = """

@@ -210,3 +210,43 @@ def test_the_question_is_asked_in_the_language_of_the_request(request_, begins):
     decision = decide(request_)
     assert decision.status == "ask"
     assert decision.question.startswith(begins)
+
+
+FROGS = [
+    card(
+        f"frog_{number}.safetensors", "Moss frog", f"mss{number} frog", "Moss, the frog.",
+        version=version, created_at=f"{date}T00:00:00Z", author=author,
+    )
+    for number, version, date, author in (
+        (1, "v1", "2023-06-01", "Ida"), (2, "v2", "2024-01-01", "Lena K"),
+        (3, "v2", "2024-06-01", "marek_88"), (4, "v3", "2025-06-01", "Lena K"),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [("moss frog that Ida trained, on a log", "mss1 frog, on a log"),
+     ("Ida's moss frog lora on a log", "mss1 frog on a log"),
+     ("a moss frog lora by marek", "mss3 frog"),
+     ("the first of the v2s of the moss frog", "mss2 frog"),
+     ("moss frog, the newest of the v2s", "mss3 frog")],
+)  # fmt: skip
+def test_who_trained_it_and_the_order_within_a_version(request_, prompt):
+    decision = CheckIn().decide(request_, FROGS, now=NOW)
+    assert decision.prompt.strip(" ,").endswith(prompt)
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [("the second one", 2), ("the fourth", 4), ("the 2024 one", 2), ("from 2025, no scarf", 3),
+     ("blue", 4), ("the older", 1)],
+)  # fmt: skip
+def test_answers_that_name_any_difference(answer, number):
+    assert decide("my bear on the beach", answer=answer).choice.card.version == f"v{number}"
+
+
+@pytest.mark.parametrize("answer", ["by Marek", "Marek's", "marek_88"])
+def test_an_answer_names_the_author(answer):
+    decision = CheckIn().decide("moss frog on a log", FROGS, now=NOW, answer=answer)
+    assert decision.choice.card.author == "marek_88"

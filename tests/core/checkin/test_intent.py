@@ -68,6 +68,16 @@ def test_which_words_name_the_thing(request_, named):
 
 
 @pytest.mark.parametrize(
+    ("request_", "author"),
+    [("the fox that Lena trained, asleep", "Lena"), ("Lena's red fox lora in snow", "Lena"),
+     ("fox lora by lena_k at sea", "lena_k"), ("the fox I trained", None),
+     ("a painting by the sea", None), ("Lena's portrait", None)],
+)  # fmt: skip
+def test_author(request_, author):
+    assert understand(request_, NOW).author == author
+
+
+@pytest.mark.parametrize(
     ("request_", "base"),
     [("fox for SDXL", "sdxl"), ("fox on flux", "flux"), ("fox, sd 1.5 loaded", "sd15"),
      ("fox in a flux of light", None)],
