@@ -3,7 +3,7 @@
     python -m benchmarks.fidelity [--quick] [--json OUT] [--png OUT] [--concepts N]
 
 All systems start from the same weights and the same noise, and are drawn by the same products in
-bfloat16, with weights that are exactly what their packed form stands for; bytes are those of the
+float32, with weights that are exactly what their packed form stands for; bytes are those of the
 packed form. Finished (system, concept) pairs are kept under .miniature/fidelity by the content of
 weights and code, so that a run goes on where it stopped. Peers that are not installed are named as
 not run: `pip install --no-deps -r requirements-bench.txt` brings them.
@@ -23,6 +23,7 @@ import argparse
 import functools
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,6 @@ from benchmarks.fidelity_world import (
     Drawn,
     base_unet,
     draw,
-    in_bfloat16,
     noise_of,
     renders,
     requests,
@@ -49,35 +49,38 @@ from miniature.lora import path_of
 from miniature.score import concept_score, load_reader, read
 
 CACHE = Path(".miniature/fidelity")
-BATCH, RENDERS, GRID_EVERY = 12, 24, 5
+BATCH, RENDERS = 12, 24
 
 
 @dataclass(frozen=True)
 class Effort:
     """pictures: of each concept; steps: of each picture; probes: a fourth of calibration's prompts;
-    every: of how many concepts one is measured on the grid
+    concepts: of how many concepts one is measured; grid: and of how many of these one on the grid
     """
 
     pictures: int
     steps: int
     probes: int
-    every: int
+    concepts: int
+    grid: int
 
 
-QUICK, FULL = Effort(6, 8, 3, GRID_EVERY), Effort(24, 20, 4, 1)
+QUICK, FULL = Effort(6, 8, 2, 4, 5), Effort(12, 8, 3, 1, 4)
 
 
 @functools.cache
-def code() -> str:
+def code(ours: bool) -> str:
     """Of the code that pictures depend on, as it was when this run began."""
     here = Path(__file__).parent
-    files = sorted(here.parent.glob("personalq_core/taq/*.py")) + sorted(here.glob("fidelity_*.py"))
+    files = sorted(here.glob("fidelity_*.py"))
+    files += sorted(here.parent.glob("personalq_core/taq/*.py")) if ours else []
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def fingerprint(concept: Concept, effort: Effort) -> str:
-    """Of everything that a picture depends on."""
-    digest = hashlib.sha256(f"{code()} {effort} {torch.__version__}".encode())
+def fingerprint(concept: Concept, effort: Effort, ours: bool) -> str:
+    """Of everything that a picture depends on; ours: made by this package's code."""
+    drawn = effort.pictures, effort.steps, effort.probes * ours
+    digest = hashlib.sha256(f"{code(ours)} {drawn} {torch.__version__}".encode())
     for file in [*(WEIGHTS / f"{n}.npz" for n in ("unet", "text", "vae")), path_of(concept)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -88,10 +91,10 @@ class Reference:
 
     def __init__(self, subject: Subject, effort: Effort):
         self.effort, self.asked = effort, requests(subject.concept, effort.pictures)
-        drawn = self.draw(subject.quick)
+        drawn = self.draw(subject.unet)
         self.met = drawn.met
-        self.noise = noise_of(subject.quick, *self.met)
-        self.base = noise_of(in_bfloat16(base_unet()), *self.met)
+        self.noise = noise_of(subject.unet, *self.met)
+        self.base = noise_of(base_unet(), *self.met)
 
     def draw(self, unet: torch.nn.Module) -> Drawn:
         prompts = [asked.prompt for asked in self.asked]
@@ -126,14 +129,17 @@ def measured(
     systems: list[System], concept: Concept, effort: Effort, missing: dict[str, str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """What each system makes of a concept, from the cache where it was made before."""
-    key, found = fingerprint(concept, effort), {}
+    keys = {peer: fingerprint(concept, effort, not peer) for peer in (True, False)}
+    found: dict[str, dict[str, np.ndarray]] = {}
     subject = reference = None
     for system in systems:
+        key = keys[kind_of(system.name, system.ours) == "peer"]
         path = CACHE / f"{hashlib.sha256(f'{key}{system.name}'.encode()).hexdigest()[:32]}.npz"
         if not path.exists() and system.name not in missing:
             if reference is None:
                 subject = Subject(concept, effort.probes)
                 reference = Reference(subject, effort)
+            start = time.perf_counter()
             try:
                 kept = reference.measure(system.make(subject))
             except NotRun as error:
@@ -143,7 +149,7 @@ def measured(
             part = path.with_suffix(".part.npz")
             np.savez_compressed(part, **kept)
             part.rename(path)
-            print(f"{concept.name}: {system.name}", flush=True)
+            print(f"{concept.name}: {system.name}, {time.perf_counter() - start:.1f} s", flush=True)
         if path.exists():
             found[system.name] = dict(np.load(path))
     return found
@@ -293,7 +299,8 @@ def chart(rows: list[dict], path: Path) -> None:
         points = [row for row in rows[1:] if not row["ablation"]]
         for kind, (colour, marker) in kinds.items():
             of = sorted(
-                (row for row in points if kind_of(row) == kind), key=lambda row: row["bits"]
+                (row for row in points if kind_of(row["system"], row["ours"]) == kind),
+                key=lambda row: row["bits"],
             )
             xs, ys = [row["bits"] for row in of], [row[key] for row in of]
             axes.scatter(xs, ys, color=colour, marker=marker, label=kind, zorder=3)
@@ -307,8 +314,8 @@ def chart(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def kind_of(row: dict) -> str:
-    return "ours" if row["ours"] else "paper" if row["system"].startswith("paper") else "peer"
+def kind_of(system: str, ours: bool) -> str:
+    return "ours" if ours else "paper" if system.startswith("paper") else "peer"
 
 
 def show(rows: list[dict]) -> None:
@@ -330,7 +337,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path)
     parser.add_argument("--concepts", help="how many, or their names with commas")
     parser.add_argument("--main", action="store_true", help="without the grid")
-    parser.add_argument("--systems", default="", help="only those whose name contains this")
+    parser.add_argument("--systems", nargs="*", default=[""], help="parts of their names")
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
     concepts = trained_concepts()
@@ -338,14 +345,17 @@ def main() -> None:
         concepts = concepts[: int(options.concepts)]
     elif options.concepts:
         concepts = [c for c in concepts if c.name in options.concepts.split(",")]
-    chosen = [s for s in SYSTEMS if options.systems in s.name or s is SYSTEMS[0]]
+    else:
+        concepts = concepts[:: effort.concepts]
+    wanted = {s.name for s in SYSTEMS if any(part in s.name for part in options.systems)}
+    chosen = [s for s in SYSTEMS if s is SYSTEMS[0] or s.name in wanted]
     missing: dict[str, str] = {}
     found: dict[str, dict] = {}
     # First what every concept has in common: a run that is cut off then has a table to show.
     for grid in (False,) if options.main else (False, True):
         for number, concept in enumerate(concepts):
             systems = [s for s in chosen if s is SYSTEMS[0] or s.grid == grid]
-            if grid and (number + 1) % effort.every:
+            if grid and (number + 1) % effort.grid:
                 continue
             with torch.no_grad():
                 made = measured(systems, concept, effort, missing)

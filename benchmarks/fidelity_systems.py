@@ -17,6 +17,7 @@ import functools
 import importlib
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,21 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fidelity_world import (
-    base_unet,
-    context,
-    in_bfloat16,
-    lora,
-    probes,
-    tokens,
-    unet_with,
-)
+from benchmarks.fidelity_world import base_unet, context, lora, probes, tokens, unet_with
 from miniature.concepts import Concept
 from personalq_core.taq import KEPT, TaqPlan, formats, literal, make_plan, quantize
 from personalq_core.taq.bits import fit_plan, sensitivity
 from personalq_core.taq.calibrate import importance
 from personalq_core.taq.formats import FORMATS
-from personalq_core.taq.layers import QuantizedLayer
+from personalq_core.taq.layers import QuantizedLayer, set_activations
 from personalq_core.taq.plan import LayerPlan, quantizable
 from personalq_core.taq.text_cache import full_precision_text, text_names
 
@@ -57,24 +50,19 @@ class Subject:
         self.concept, self.count = concept, count
         self.unet = unet_with(concept)
 
-    @functools.cached_property
-    def quick(self) -> nn.Module:
-        """The model as it is drawn with."""
-        return in_bfloat16(self.unet)
-
     @functools.cache  # noqa: B019 - lives as long as the benchmark's one subject does
     def probes(self, about: str = "mixed") -> list:
-        return probes(self.quick, self.concept, self.count, about)
+        return probes(self.unet, self.concept, self.count, about)
 
     @functools.cache  # noqa: B019
     def moments(self, about: str = "mixed") -> dict[str, Tensor]:
-        return importance(self.quick, self.probes(about))
+        return importance(self.unet, self.probes(about))
 
     @functools.cache  # noqa: B019
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        few = probes(self.quick, self.concept, 1, levels=4)
+        few = probes(self.unet, self.concept, 1, levels=4)
         moments = self.moments() if calibrated else None
-        return sensitivity(self.quick, few, moments, choices=("int4", "int8"))
+        return sensitivity(self.unet, few, moments, choices=("int4", "int8"))
 
 
 @dataclass
@@ -88,8 +76,8 @@ class Made:
 
 @dataclass(frozen=True)
 class System:
-    """name: of its row; ours: of this project; grid: measured on every fifth concept by `--quick`,
-    not on all; ablation: shows what a part is worth, and is no point of the curve."""
+    """name: of its row; ours: of this project; grid: measured on some concepts only;
+    ablation: shows what a part is worth, and is no point of the curve."""
 
     name: str
     make: Callable[[Subject], Made]
@@ -104,7 +92,7 @@ class System:
 def with_weights(subject: Subject, weights: dict[str, Tensor], stored: dict[str, int]) -> Made:
     """The model with other weights; `stored` bytes of those layers, the rest is charged at 16 bit.
     """
-    unet = copy.deepcopy(subject.quick)
+    unet = copy.deepcopy(subject.unet)
     for name, weight in weights.items():
         layer = unet.get_submodule(name)
         layer.weight.data = weight.detach().to(layer.weight.dtype).reshape(layer.weight.shape)
@@ -215,6 +203,7 @@ def quanto(kind: str) -> Callable[[Subject], Made]:
 
 def sdnq(kind: str, **settings: object) -> Callable[[Subject], Made]:
     def make(subject: Subject) -> Made:
+        os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"  # a minute less, the same numbers
         api, kept = package("sdnq"), matrices(subject.unet)
         others = [name for name, _ in quantizable(subject.unet) if name not in kept]
         unet = api.sdnq_post_load_quant(
@@ -338,6 +327,14 @@ def uniform(
     return make
 
 
+def integer_products(subject: Subject) -> Made:
+    """8-bit, and each product as a CPU with VNNI computes it: inputs rounded to 8 bits too."""
+    plan = full_precision_text(subject.unet, make_plan(subject.unet, "int8"))
+    unet = quantize(copy.deepcopy(subject.unet), plan)
+    set_activations(unet, "8-bit")
+    return Made(unet, packed(subject, plan, None).bytes)
+
+
 def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
     columns = unet.get_submodule(name).weight[0].numel()
     return moments.diagonal(dim1=1, dim2=2).flatten()[:columns]
@@ -411,7 +408,7 @@ def rounded_in(fmt: str, beside: bool) -> Callable[[Subject], Made]:
 
 
 SYSTEMS = (
-    System("full precision", lambda s: Made(s.quick, charged(s.unet, {}))),
+    System("full precision", lambda s: Made(s.unet, charged(s.unet, {}))),
     System("RTN int8", by_matrix(nearest(8, None))),
     System("GGUF Q8_0", by_matrix(gguf("Q8_0"))),
     System("torchao int8, linear only", torchao(8), grid=True),
@@ -426,6 +423,7 @@ SYSTEMS = (
     System("SDNQ uint4", sdnq("uint4")),
     System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), grid=True),
     System("TAQ 8-bit", uniform("int8", None), ours=True),
+    System("TAQ 8-bit, 8-bit inputs", integer_products, ours=True),
     System("TAQ mixed, 6 bits", mixed(6.0), ours=True, grid=True),
     System("TAQ mixed, 5 bits", mixed(5.0), ours=True, grid=True),
     System("TAQ 4-bit", uniform("int4"), ours=True, grid=True),

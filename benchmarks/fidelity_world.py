@@ -1,12 +1,11 @@
 """The miniature as a benchmark sees it: models with a concept's LoRA merged, prompts, pictures.
 
-Every system is drawn with dense weights in bfloat16 (float32 where that is faster), the rest in
-float32: exactly what its packed weights stand for, at the speed of a plain model.
+Every system is drawn with dense weights in float32, as ComfyUI computes on a CPU: exactly what its
+packed weights stand for, at the speed of a plain model.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miniature.base import HALF_IS_FAST, Tokens, autocast, load_codec, load_text, load_unet
+from miniature.base import Tokens, load_codec, load_text, load_unet
 from miniature.concepts import CHECKPOINTS, CONCEPTS, Concept
 from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
 from miniature.vae import Codec
 from miniature.world import CLASSES, COLOURS, render
 from personalq_core.taq.calibrate import Predict, Probe, make_probes
-from personalq_core.taq.plan import quantizable
 
 CFG = 2.0
 PLACES = {
@@ -125,16 +123,6 @@ def renders(concept: Concept, count: int) -> np.ndarray:
     return np.stack([np.asarray(render(concept.scene(rng))) for _ in range(count)])
 
 
-def in_bfloat16(unet: nn.Module) -> nn.Module:
-    """The model with the weights of its products in bfloat16, as autocast makes them each time."""
-    if not HALF_IS_FAST:
-        return unet
-    unet = copy.deepcopy(unet)
-    for _, layer in quantizable(unet):
-        layer.to(torch.bfloat16)
-    return unet
-
-
 def predict_with(unet: nn.Module) -> Predict:
     """The UNet as `calibrate` calls it: levels of noise in, predicted noise out."""
     times, levels = sigmas(1000)
@@ -144,8 +132,7 @@ def predict_with(unet: nn.Module) -> Predict:
         # On a logarithmic scale, as the sampler reads its table.
         time = np.interp(sigma.log().numpy(), np.log(order), times.flip(0).numpy())
         scaled = x / (1 + sigma[:, None, None, None] ** 2).sqrt()
-        with autocast():
-            return unet(scaled, torch.from_numpy(time).float(), context).sample.float()
+        return unet(scaled, torch.from_numpy(time).float(), context).sample
 
     return predict
 
@@ -207,6 +194,5 @@ def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int
 
 @torch.no_grad()
 def noise_of(unet: nn.Module, scaled: Tensor, time: Tensor, contexts: Tensor) -> Tensor:
-    """The noise that the UNet predicts, in float32."""
-    with autocast():
-        return unet(scaled, time, contexts).sample.float()
+    """The noise that the UNet predicts."""
+    return unet(scaled, time, contexts).sample

@@ -21,6 +21,10 @@ from torch.nn import functional as F
 MARGIN = 1.5
 """How many times faster than float32 a way has to be: less would change with the machine's load."""
 
+TILE_TOKENS = 256
+"""Tokens multiplied at once: few enough for what lies between the steps to stay in a CPU's cache.
+"""
+
 UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)
 
 
@@ -39,16 +43,16 @@ def chosen(device: torch.device) -> str:
 
 @functools.cache
 def measured() -> dict[str, float]:
-    """Seconds of a small linear layer and a small convolution on this CPU, by way.
+    """Seconds of a linear layer and a convolution of usual shapes on this CPU, by way.
 
     Interleaved, the best of five; infinity where this PyTorch lacks the operator.
     """
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(n, 640, generator=generator) for n in (256, 640))
-    image = torch.randn(1, 160, 16, 16, generator=generator)
-    kernel = torch.randn(160, 160, 3, 3, generator=generator)
+    x, weight = (torch.randn(n, 640, generator=generator) for n in (512, 1280))
+    image = torch.randn(1, 320, 24, 24, generator=generator)
+    kernel = torch.randn(320, 320, 3, 3, generator=generator)
     codes, kernel_codes = weight.mul(40).to(torch.int8), kernel.mul(40).to(torch.int8)
-    scale, kernel_scale = torch.ones(640), torch.ones(160)
+    scale, kernel_scale = torch.ones(1280), torch.ones(320)
     half = torch.bfloat16
 
     def plain() -> None:
@@ -92,11 +96,14 @@ def linear_int8(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     Each token of x is rounded to int8 by a scale of its own, taken from its largest value.
     Raises RuntimeError where the device has no integer product of this shape.
     """
-    tokens = x.flatten(0, -2).float()
-    token_scale = tokens.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
-    rounded = (tokens / token_scale).round_().to(torch.int8)
-    out = torch._int_mm(rounded, codes.t()).float()
-    return out.mul_(token_scale).mul_(scale.flatten()).view(*x.shape[:-1], -1)
+    tokens, scale = x.flatten(0, -2).float(), scale.flatten()
+    out = tokens.new_empty(len(tokens), len(codes))
+    step = TILE_TOKENS if x.device.type == "cpu" else len(tokens)
+    for tile in (slice(start, start + step) for start in range(0, len(tokens), step)):
+        token_scale = tokens[tile].abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
+        rounded = (tokens[tile] / token_scale).round_().to(torch.int8)
+        out[tile].copy_(torch._int_mm(rounded, codes.t())).mul_(token_scale).mul_(scale)
+    return out.view(*x.shape[:-1], -1)
 
 
 def conv2d_int8(
@@ -110,24 +117,62 @@ def conv2d_int8(
 ) -> Tensor:
     """x (batch, in, height, width) convolved with int8 codes, a scale a row, in float32.
 
-    Each picture of the batch is rounded to uint8 by the range of its own values, so that it does
-    not depend on its neighbours (cond and uncond come in one batch). CPU only (oneDNN); its
-    operators are internal to PyTorch: raises one of UNSUPPORTED where they are not there.
+    Each picture of the batch is rounded to 256 steps of the range of its own values, so that it
+    does not depend on its neighbours (cond and uncond come in one batch). CPU only.
+    Raises one of UNSUPPORTED where this PyTorch lacks the operators.
     """
+    values = x.float().flatten(1)
+    low, high = values.amin(1).clamp_max_(0), values.amax(1).clamp_min_(0)
+    step = ((high - low) / 255).clamp_min_(1e-14)
+    zero = (-low / step).round_()
+    # oneDNN brings the weight into an order of its own first, each time: too much for few places.
+    few = x.shape[-1] * x.shape[-2] * len(x) < len(codes) * stride[0] * stride[1]
+    if few and groups == 1 and tuple(dilation) == (1, 1):
+        return _convolve_windows(x, codes, scale, step, zero, stride, padding)
     where = (list(stride), list(padding), list(dilation), groups)
-    scale, zeros = scale.flatten().float(), torch.zeros(len(scale), dtype=torch.int32)
-    operators = torch.ops.onednn
+    return _convolve_by_onednn(x, codes, scale.flatten().float(), step, zero, where)
+
+
+def _convolve_by_onednn(
+    x: Tensor, codes: Tensor, scale: Tensor, step: Tensor, zero: Tensor, where: tuple
+) -> Tensor:
+    """Picture by picture; the operators are internal to PyTorch."""
+    operators, zeros = torch.ops.onednn, torch.zeros(len(scale), dtype=torch.int32)
     packed = operators.qconv_prepack(codes, scale, 1.0, 0, *where, [1, *x.shape[1:]])
     pictures = []
-    for picture in x.float().split(1):
-        low, high = (float(value) for value in torch.aminmax(picture))
-        step = max(max(high, 0.0) - min(low, 0.0), 1e-12) / 255
-        zero = round(-min(low, 0.0) / step)
-        rounded = (picture / step).add_(zero).round_().clamp_(0, 255).to(torch.uint8)
+    for picture, width, start in zip(x.float().split(1), step.tolist(), zero.int().tolist()):
+        rounded = (picture / width).add_(start).round_().clamp_(0, 255).to(torch.uint8)
         pictures.append(
             operators.qconv2d_pointwise(
-                rounded, step, zero, packed, scale, zeros, None, *where,
+                rounded, width, start, packed, scale, zeros, None, *where,
                 1.0, 0, torch.float32, "none", [], "",
             )
         )  # fmt: skip
     return torch.cat(pictures)
+
+
+def _convolve_windows(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    step: Tensor,
+    zero: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Tensor:
+    """As a product of the weight with what its kernel sees at each place.
+
+    step, zero: (batch,), of 256 steps from 0; here they begin at -128, to fit int8.
+    """
+    step, zero = step.view(-1, 1, 1, 1), zero.view(-1, 1, 1, 1) - 128
+    padded = F.pad(x.float(), (padding[1], padding[1], padding[0], padding[0]))
+    rounded = (padded / step).add_(zero).round_().clamp_(-128, 127).to(torch.int8)
+    seen = rounded.unfold(2, codes.shape[2], stride[0]).unfold(3, codes.shape[3], stride[1])
+    batch, _, height, width = seen.shape[:4]
+    seen = seen.permute(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+    # One more row, of ones, sums up the weights: what `zero` has added to each place.
+    seen = torch.cat([seen, seen.new_ones(1, seen.shape[1])])
+    product = torch._int_mm(seen, codes.flatten(1).t())
+    product, sums = product[:-1].view(batch, height, width, -1), product[-1]
+    out = product.sub_(zero.int() * sums).float().mul_(step).mul_(scale.flatten())
+    return out.permute(0, 3, 1, 2).contiguous()

@@ -24,11 +24,13 @@ def _fresh():
 
 
 def pair():
+    """Layers, packed ones, inputs: many tokens, a picture with few places and one with many."""
     linear, conv = nn.Linear(128, 96), nn.Conv2d(80, 72, 3, stride=2, padding=1)
-    x, image = torch.randn(3, 7, 128), torch.randn(3, 80, 9, 9)
+    x, few, many = torch.randn(3, 107, 128), torch.randn(3, 80, 9, 9), torch.randn(3, 80, 19, 19)
     return [
         (linear, QuantizedLinear(linear, linear.weight, FORMATS["int8"]), x),
-        (conv, QuantizedConv2d(conv, conv.weight, FORMATS["int8"]), image),
+        (conv, QuantizedConv2d(conv, conv.weight, FORMATS["int8"]), few),
+        (conv, QuantizedConv2d(conv, conv.weight, FORMATS["int8"]), many),
     ]
 
 
@@ -86,6 +88,7 @@ def test_a_pytorch_without_the_operators_falls_back(monkeypatch):
         raise AttributeError("no such operator")
 
     for _, packed, x in pair():
+        set_activations(packed, "16-bit")
         exact = packed(x)
         set_activations(packed, "8-bit")
         monkeypatch.setattr(compute, "linear_int8", missing)
