@@ -18,7 +18,7 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -261,8 +261,7 @@ def paper(weights: str, bits: int, how: str, protect: literal.Protect) -> Callab
 
         stored = {
             name: layer.format.size_bytes(layer.shape[0], math.prod(layer.shape[1:]))
-            for name, layer in unet.named_modules()
-            if isinstance(layer, QuantizedLayer)
+            for name, layer in packed_layers(unet)
         }
         exact = [] if protect == "none" else [
             m for n, m in unet.named_modules() if n.endswith((".exact_k", ".exact_v"))
@@ -283,21 +282,31 @@ def packed(
 
     text: whether the text's K and V are packed like the rest; else they stay outside.
     """
-    texts = [] if text else text_names(subject.unet)
     plan = plan if text else full_precision_text(subject.unet, plan)
     unet = quantize(copy.deepcopy(subject.unet), plan, importance=moments)
-    weights, stored = {}, {}
-    for name, layer in unet.named_modules():
-        if isinstance(layer, QuantizedLayer):
-            weight = layer.dense().flatten(1)
-            for branch in layer.branches.values():
-                weight = weight + branch.up.float() @ branch.down.float()
-            weights[name] = weight
-            own = [layer.weight, layer.weight_scale, layer.weight_zero, *layer.branches.buffers()]
-            stored[name] = sum(t.numel() * t.element_size() for t in own if t is not None)
-            if name in texts:
-                stored[name] = 2 * PROMPTS * context("").shape[1] * layer.shape[0]
-    return with_weights(subject, weights, stored)
+    weights = {}
+    for name, layer in packed_layers(unet):
+        weight = layer.dense().flatten(1)
+        for branch in layer.branches.values():
+            weight = weight + branch.up.float() @ branch.down.float()
+        weights[name] = weight
+    texts = [] if text else text_names(subject.unet)
+    return with_weights(subject, weights, stored_bytes(unet, texts))
+
+
+def packed_layers(unet: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    return ((n, layer) for n, layer in unet.named_modules() if isinstance(layer, QuantizedLayer))
+
+
+def stored_bytes(unet: nn.Module, texts: Sequence[str]) -> dict[str, int]:
+    """Bytes of each packed layer; those of `texts` lie outside, what is remembered of them here."""
+    found = {}
+    for name, layer in packed_layers(unet):
+        own = [layer.weight, layer.weight_scale, layer.weight_zero, *layer.branches.buffers()]
+        found[name] = sum(t.numel() * t.element_size() for t in own if t is not None)
+        if name in texts:
+            found[name] = 2 * PROMPTS * context("").shape[1] * layer.shape[0]
+    return found
 
 
 def uniform(
@@ -327,12 +336,17 @@ def uniform(
     return make
 
 
-def integer_products(subject: Subject) -> Made:
-    """8-bit, and each product as a CPU with VNNI computes it: inputs rounded to 8 bits too."""
-    plan = full_precision_text(subject.unet, make_plan(subject.unet, "int8"))
-    unet = quantize(copy.deepcopy(subject.unet), plan)
-    set_activations(unet, "8-bit")
-    return Made(unet, packed(subject, plan, None).bytes)
+def integer_products(fmt: str, about: str | None) -> Callable[[Subject], Made]:
+    """A preset, each product as a CPU with VNNI computes it: inputs rounded to 8 bits too."""
+
+    def make(subject: Subject) -> Made:
+        plan = full_precision_text(subject.unet, make_plan(subject.unet, fmt))
+        moments = None if about is None else subject.moments(about)
+        unet = quantize(copy.deepcopy(subject.unet), plan, importance=moments)
+        set_activations(unet, "8-bit")
+        return Made(unet, charged(subject.unet, stored_bytes(unet, text_names(subject.unet))))
+
+    return make
 
 
 def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
@@ -423,10 +437,11 @@ SYSTEMS = (
     System("SDNQ uint4", sdnq("uint4")),
     System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), grid=True),
     System("TAQ 8-bit", uniform("int8", None), ours=True),
-    System("TAQ 8-bit, 8-bit inputs", integer_products, ours=True),
+    System("TAQ 8-bit, 8-bit inputs", integer_products("int8", None), ours=True),
     System("TAQ mixed, 6 bits", mixed(6.0), ours=True, grid=True),
     System("TAQ mixed, 5 bits", mixed(5.0), ours=True, grid=True),
     System("TAQ 4-bit", uniform("int4"), ours=True, grid=True),
+    System("TAQ 4-bit, 8-bit inputs", integer_products("int4", "mixed"), ours=True, grid=True),
     System("TAQ 4-bit, time too", uniform("int4", time=True), ours=True),
     *(
         System(f"paper TAQ {label} {how}, {protect}", paper(w, bits, how, protect), grid=True)

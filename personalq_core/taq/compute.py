@@ -1,11 +1,10 @@
 """How a packed product is computed on the device at hand: measured once, then remembered.
 
     bfloat16   codes unpacked to bfloat16 tile by tile, the product in bfloat16
-    int8       inputs rounded to int8 as they come, an integer product
+    int8       inputs rounded to int8 as they come, 4-bit codes brought to 8, an integer product
     plain      codes unpacked to the type of the inputs, the product in it
 
-bfloat16 comes first where it is fast: its inputs lose less than int8's. Integer products need
-both sides in 8 bits: a group of int4 codes has a scale of its own and is always unpacked.
+bfloat16 comes first where it is fast: its inputs lose less than int8's.
 """
 
 from __future__ import annotations
@@ -98,7 +97,8 @@ def linear_int8(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """
     tokens, scale = x.flatten(0, -2).float(), scale.flatten()
     out = tokens.new_empty(len(tokens), len(codes))
-    step = TILE_TOKENS if x.device.type == "cpu" else len(tokens)
+    whole = x.device.type != "cpu" or torch.compiler.is_compiling()
+    step = len(tokens) if whole else TILE_TOKENS
     for tile in (slice(start, start + step) for start in range(0, len(tokens), step)):
         token_scale = tokens[tile].abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
         rounded = (tokens[tile] / token_scale).round_().to(torch.int8)

@@ -258,6 +258,28 @@ class Format:
         weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
         return weight.flatten(1)[:, :columns]
 
+    def in_8_bits(self, packed: Packed, columns: int) -> Packed:
+        """The weight in int8 with one scale a row, as a product of integers wants it.
+
+        Groups of 4-bit codes are brought to their row's largest scale, in fixed point with 7 bits
+        behind the point. That adds about 1 % to the square of the error that 4 bits made.
+        """
+        if self.bits == 8:
+            return packed
+        largest = 8 if self.symmetric else 15
+        scale = packed.scale.float()
+        row_scale = scale.abs().amax(1, keepdim=True) * (largest / 127)
+        factors = (scale / row_scale * 128).round_().to(torch.int16)[..., None]
+        rows = len(packed.codes)
+        step = rows if torch.compiler.is_compiling() else max(1, CHUNK_WEIGHTS // columns)
+        out = packed.codes.new_empty(rows, columns, dtype=torch.int8)
+        for tile in (slice(start, start + step) for start in range(0, rows, step)):
+            zero = None if packed.zero is None else packed.zero[tile]
+            part = Packed(packed.codes[tile], packed.scale[tile], zero)
+            codes = self.codes(part, columns, torch.int16).mul_(factors[tile])
+            out[tile] = codes.add_(64).bitwise_right_shift_(7).flatten(1)[:, :columns]
+        return Packed(out, row_scale)
+
 
 @dataclass(frozen=True, slots=True)
 class FloatFormat:

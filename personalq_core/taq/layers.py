@@ -124,13 +124,15 @@ class QuantizedLayer(nn.Module):
         return weight.reshape(-1, *self.shape[1:]), None
 
     def _integer(self, x: Tensor) -> Tensor | None:
-        """The product of int8 codes with inputs rounded to int8; None where it is not the way."""
+        """The product of integer codes with inputs rounded to 8 bits; None where that is not the
+        way."""
         wanted = self.activations == "8-bit" or (
             self.activations == "automatic" and compute.chosen(x.device) == "int8"
         )
-        if not wanted or self.packed.codes.dtype != torch.int8:
+        if not wanted or isinstance(self.format, FloatFormat):
             return None
         packed = _rows(self.packed, slice(None), x.device)
+        packed = self.format.in_8_bits(packed, math.prod(self.shape[1:]))
         try:
             return self._integer_product(x, packed.codes, packed.scale).to(x.dtype)
         except compute.UNSUPPORTED:
