@@ -55,8 +55,8 @@ from benchmarks.memory_speed_systems import (
 )
 
 LORA_RANK = 16
-LATENT = {"sd15": 64, "sdxl": 32}
-"""Side of the latents: 512 pixels, and 256 for SDXL, which takes minutes a step at its own size."""
+LATENT = 32
+"""Side of the latents: 256 pixels, so that a run of all systems ends within half an hour on a CPU."""
 SPARE_BYTES = 2 << 30
 """Memory left to the machine beside what the systems of a pass take."""
 
@@ -493,7 +493,8 @@ def main() -> None:
     parser.add_argument("--shape", default="both", choices=[*SHAPES, "both"])
     parser.add_argument("--systems", nargs="*", help="only those whose names contain one of these")
     parser.add_argument("--quick", action="store_true", help="small pictures, two steps each")
-    parser.add_argument("--rounds", type=int, default=4, help="steps of each system")
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each system")
+    parser.add_argument("--latent", type=int, default=LATENT, help="side; an eighth of the pixels")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
@@ -510,7 +511,7 @@ def main() -> None:
     print(json.dumps(about), flush=True)
     result: dict[str, Any] = {"machine": about, "rows": [], "left_out": {}}
     for shape in SHAPES if options.shape == "both" else [options.shape]:
-        latent = 16 if options.quick else LATENT[shape]
+        latent = 16 if options.quick else options.latent
         rows, left_out = measure(shape, systems, options.device, latent, rounds)
         result["rows"] += rows
         result["left_out"][shape] = left_out

@@ -112,32 +112,27 @@ class Format:
         columns = weight.shape[1]
         weight = torch.nn.functional.pad(weight, (0, groups * width - columns))
         weight = weight.view(-1, groups, width)
-        if importance is None:
-            importance = weight.new_ones(columns)
-        importance = torch.nn.functional.pad(importance.to(weight), (0, groups * width - columns))
-        importance = importance.view(groups, width)
-        best: tuple[Tensor, Tensor, Tensor] | None = None
+        if importance is not None:
+            padding = groups * width - columns
+            importance = torch.nn.functional.pad(importance.to(weight), (0, padding))
+            importance = importance.view(groups, width)
+        best: tuple[Tensor, Tensor] | None = None
         best_error = weight.new_full(weight.shape[:2], torch.inf)
         for scale, zero in self._candidates(weight):
             scale = self._storable(scale)
             codes = self._round(weight, scale, zero)
             scale = self._storable(_fit_scale(weight, codes - zero[..., None], importance, scale))
             codes = self._round(weight, scale, zero)
-            off = (codes - zero[..., None]).mul_(scale[..., None]).sub_(weight)
-            error = off.square_().mul_(importance).sum(-1)
-            if best is None:
-                best, best_error = (codes, scale, zero), error
-                continue
+            off = codes.sub_(zero[..., None]).mul_(scale[..., None]).sub_(weight).square_()
+            error = (off if importance is None else off.mul_(importance)).sum(-1)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
-            best = (
-                torch.where(better[..., None], codes, best[0]),
-                torch.where(better, scale, best[1]),
-                torch.where(better, zero, best[2]),
-            )
+            best = (scale, zero) if best is None else (
+                torch.where(better, scale, best[0]), torch.where(better, zero, best[1])
+            )  # fmt: skip
         assert best is not None
-        codes, scale, zero = best
-        return codes, scale.to(self.scale_dtype), zero
+        scale, zero = best
+        return self._round(weight, scale, zero), scale.to(self.scale_dtype), zero
 
     def _compensated(self, weight: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes, scale and zero like `_quantize_rows`, by GPTQ (Frantar et al. 2022, algorithm 1).
@@ -370,9 +365,11 @@ def _inverse_factor(hessian: Tensor) -> Tensor:
     return torch.eye(len(hessian)).to(hessian)
 
 
-def _fit_scale(weight: Tensor, codes: Tensor, importance: Tensor, fallback: Tensor) -> Tensor:
+def _fit_scale(
+    weight: Tensor, codes: Tensor, importance: Tensor | None, fallback: Tensor
+) -> Tensor:
     """The scale of least weighted squared error for given codes: sum(h w c) / sum(h c^2)."""
-    weighted = codes * importance
+    weighted = codes if importance is None else codes * importance
     power = (weighted * codes).sum(-1)
     fitted = (weighted * weight).sum(-1) / power
     return torch.where(power > 0, fitted, fallback)
