@@ -56,7 +56,7 @@ from benchmarks.memory_speed_systems import (
 
 LORA_RANK = 16
 LATENT = 32
-"""Side of the latents: 256 pixels, so that a run of all systems ends within half an hour on a CPU."""
+"""Side of the latents: 256 pixels, so that a CPU is done with all systems in half an hour."""
 SPARE_BYTES = 2 << 30
 """Memory left to the machine beside what the systems of a pass take."""
 

@@ -213,7 +213,7 @@ SYSTEMS = {
     ),
     "ComfyUI, bfloat16": System(as_it_is(torch.bfloat16), 2),
     "TAQ 8-bit": System(taq("8-bit"), 1.05),
-    "TAQ 8-bit, 8-bit inputs": System(taq("8-bit", "8-bit"), 1.05),
+    "TAQ 8-bit, 8-bit inputs": System(taq("8-bit", "8-bit"), 1.05, on=("cuda",)),
     "TAQ 4-bit": System(taq("4-bit"), 0.6),
     "torchao int8 (linear only)": System(peer(torchao), 1.6, "torchao"),
     "quanto int8": System(peer(quanto), 1.1, "optimum"),
@@ -221,4 +221,7 @@ SYSTEMS = {
     "SDNQ int4": System(peer(sdnq("int4")), 0.7, "sdnq"),
     "GGUF Q8_0, unpacked whole": System(peer(gguf), 1.15, "gguf"),
 }
-LEFT_OUT = {"ComfyUI, float16": "no CPU computes well in float16"}
+LEFT_OUT = {
+    "ComfyUI, float16": "no CPU computes well in float16",
+    "TAQ 8-bit, 8-bit inputs": "TAQ 8-bit itself, where the CPU is fast at it",
+}
