@@ -34,22 +34,25 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
     triggers = [card.triggers[0] for card in cards if card.triggers]
     if triggers and all(_place_of(request, trigger) for trigger in triggers):
         return request, ()
+    there = [place for trigger in triggers if (place := _place_of(request, trigger))]
+    leaving = [span for span in _droppable(intent) if not _overlaps(span, there)]
     replaced: dict[tuple[int, int], str] = {}
-    leaving = _droppable(intent)
     for card in cards:
-        if not card.triggers:
+        if not card.triggers or _place_of(request, card.triggers[0]):
             continue
-        if place := _place_of(request, card.triggers[0]):
-            leaving = [(a, b) for a, b in leaving if b <= place[0] or place[1] <= a]
-            continue
-        span = _named_span(intent, card, [*replaced])
+        taken = [*there, *replaced]
+        span = _named_span(intent, card, taken)
         trigger = card.triggers[0]
-        if span is None or any(span[0] < b and a < span[1] for a, b in replaced):
+        if span is None or _overlaps(span, taken):
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
         else:
             noun = _kept_noun(request, span, card)
             replaced[span] = _spaced(request, span, f"{trigger} {noun}" if noun else trigger)
     return _apply(request, replaced, leaving)
+
+
+def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
 
 
 def undo(prompt: str, edits: Sequence[Edit]) -> str:
@@ -90,8 +93,18 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
         if spans and start < spans[-1][1]:
             start = spans[-1][1]
         if start < end:
-            spans.append((start, end))
+            spans += _keeping_apart(text, start, end)
     return spans
+
+
+def _keeping_apart(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """A span that leaves, but for a space or comma where its neighbours would else run together."""
+    gap = re.search(r"\s", text[start:end]) or re.search(r"\W", text[start:end])
+    between = re.search(r"[^\s(]$", text[:start]) and re.match(r"[^\s,.;:)]", text[end:])
+    if gap is None or not between:
+        return [(start, end)]
+    place = start + gap.start()
+    return [(a, b) for a, b in ((start, place), (place + 1, end)) if a < b]
 
 
 def _spaced(request: str, span: tuple[int, int], text: str) -> str:

@@ -1,5 +1,6 @@
 """Rewriting: what is replaced, what stays, and that it can be taken back."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -103,6 +104,49 @@ def test_protected_syntax_stays(request_):
     prompt = rewritten(request_)
     for part in ("<lora:bear:1>", "__bear__", "{a|bear}", "embedding:bear", "BREAK"):
         assert prompt.count(part) == request_.count(part)
+
+
+_PROTECTED = re.compile(r"__[^\s_][^\s]*?__|\{[^{}]*\}|<[^<>]*>")
+
+
+def apart(text):
+    """Each wildcard or tag, and whether something keeps it apart from what is beside it."""
+    return [
+        (
+            found.group(),
+            text[: found.start()][-1:] in ("", " ", "\n", "(", ","),
+            text[found.end() :][:1] in ("", " ", "\n", ",", ".", ")", ":"),
+        )
+        for found in _PROTECTED.finditer(text)
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["my", "newest", "bear", "v4", ",", "BREAK", "not", "no", "<lora:bear:1>",
+                 "__bear__", "{a|bear}", "lora", "SDXL", "from last spring", "trained by Ida"]
+            ),
+            st.sampled_from([" ", " ", "  ", "", "\n"]),
+        ),
+        min_size=1,
+    ).map(lambda parts: "".join(word + gap for word, gap in parts)),
+    st.sampled_from([(BEAR,), (OTHERS[3],), (BEAR, OTHERS[2])]),
+)  # fmt: skip
+def test_what_keeps_a_wildcard_apart_stays_however_often_it_is_rewritten(request_, cards):
+    assume(request_.strip())
+    once = rewritten(request_, *cards)
+    again = rewritten(once, *cards) if once.strip() else once
+    for before, after in ((request_, once), (once, again)):
+        for (name, left, right), (same, *kept) in zip(apart(before), apart(after), strict=True):
+            assert name == same
+            assert kept[0] >= left and kept[1] >= right
+
+
+def test_the_words_of_one_trigger_are_not_taken_for_another_model():
+    assert rewritten("tdybr4 bear at sea", BEAR, OTHERS[2]) == "nkws style, tdybr4 bear at sea"
 
 
 @settings(deadline=None)
