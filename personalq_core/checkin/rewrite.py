@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..library.card import ModelCard
 from .intent import PROTECTED, Intent
-from .words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, terms, words
+from .words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, terms, words
 
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
@@ -40,6 +40,8 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
     for card in cards:
         if not card.triggers or _place_of(request, card.triggers[0]):
             continue
+        if _place_of(_apply(request, replaced, leaving)[0], card.triggers[0]):
+            continue  # its words come together where others leave: "tdybr4 newest bear"
         taken = [*there, *replaced]
         span = _named_span(intent, card, taken)
         trigger = card.triggers[0]
@@ -47,7 +49,8 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
         else:
             noun = _kept_noun(request, span, card)
-            replaced[span] = _spaced(request, span, f"{trigger} {noun}" if noun else trigger)
+            text = f"{trigger} {noun}" if noun else trigger
+            replaced[span] = _spaced(request, span, leaving, text)
     return _apply(request, replaced, leaving)
 
 
@@ -90,6 +93,8 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
             start -= 1
+        if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
+            start = len(re.sub(r"\s*,\s*$", "", text[:start]))
         if spans and start < spans[-1][1]:
             start = spans[-1][1]
         if start < end:
@@ -107,9 +112,16 @@ def _keeping_apart(text: str, start: int, end: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in ((start, place), (place + 1, end)) if a < b]
 
 
-def _spaced(request: str, span: tuple[int, int], text: str) -> str:
+def _spaced(
+    request: str, span: tuple[int, int], leaving: Sequence[tuple[int, int]], text: str
+) -> str:
     """Apart from its neighbours, which Chinese and Japanese write without spaces."""
-    before, after = request[: span[0]][-1:], request[span[1] :][:1]
+    start, end = span
+    for a, b in reversed(leaving):
+        start = a if b == start else start
+    for a, b in leaving:
+        end = b if a == end else end
+    before, after = request[:start][-1:], request[end:][:1]
     return " " * bool(re.match(r"\w", before)) + text + " " * bool(re.match(r"\w", after))
 
 
@@ -140,9 +152,19 @@ def _named_span(
     best = max(runs, key=strength)
     if not any(word.stem in own for word in best) and best is not runs[0]:
         return None
+    if best is not runs[0] and strength(best)[0] == 0 and _is_worn(intent, best):
+        best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
     start, end = matched[0].start, best[-1].end if matched[-1] is best[-1] else matched[-1].end
     return _with_determiner(intent, start), end
+
+
+def _is_worn(intent: Intent, run: list[Word]) -> bool:
+    """Whether it tells of the thing before: "with his yellow hat", but not "with my bear"."""
+    before = [fold(word.text) for word in words(intent.request) if word.end <= run[0].start]
+    if before and before[-1] in DETERMINERS - OWNERS:
+        before.pop()
+    return bool(before) and before[-1] in WORN
 
 
 def _runs(intent: Intent, kept: list[Word]) -> list[list[Word]]:

@@ -23,6 +23,13 @@ DETERMINERS = _listed(
     "unserer le les l une mon ma mes notre nos ce cette"
 )
 """Words that stand before a noun and leave the prompt with it."""
+OWNERS = _listed(
+    "my our mi mis nuestro nuestra mein meine meinen meinem meiner unser unsere unserem unseren "
+    "mon ma mes notre nos"
+)
+"""Words that say whose a thing is: the user's own."""
+WORN = _listed("with wearing mit con avec")
+"""Words after which stands what a thing has or wears."""
 
 _FUNCTION_WORDS = DETERMINERS | _listed(
     "i we you he she it they me us of in on at by to for from with and or but as is are was were "

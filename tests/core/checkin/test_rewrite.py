@@ -32,6 +32,14 @@ def rewritten(request, *cards):
         ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
         ("old bear BREAK not newest", "tdybr4 bear BREAK"),
         ("my bear, __place__ not the red one", "tdybr4 bear, __place__"),
+        ("a teddy with his blue scarf at sea", "tdybr4 bear with his blue scarf at sea"),
+        ("ein Teddy mit blue scarf", "tdybr4 bear mit blue scarf"),
+        ("a photo of a teddy with a blue scarf", "a photo of tdybr4 bear with a blue scarf"),
+        ("tdybr4 newest bear and my bear", "tdybr4 bear and my bear"),
+        ("my bear, newest, at sea", "tdybr4 bear, at sea"),
+        ("my bear at sea, the newest", "tdybr4 bear at sea"),
+        ("最新的bear在海滩上", "tdybr4 bear 在海滩上"),
+        ("a scarf shop with my bear", "a scarf shop with tdybr4 bear"),
     ],
 )  # fmt: skip
 def test_rewrites(request_, prompt):
