@@ -249,8 +249,11 @@ def choose(
 
 def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
     """Probability that the best card is what was asked for at all, 0 to 1."""
-    if scored[0].features[FEATURES.index("trigger")]:
+    best = dict(zip(FEATURES, scored[0].features, strict=True))
+    if best["trigger"]:
         return 1.0  # it is called by its trigger
+    if best["excluded"] == 1:
+        return 0.0  # even the best is what it must not be
     logit = float(fit_features(intent, index, scored) @ weights.fit)
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 

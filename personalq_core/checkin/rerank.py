@@ -21,7 +21,7 @@ from .intent import STYLE_WEIGHT, Intent
 from .period import is_calendar_year
 from .retrieve import Index, Retrieved
 from .thesaurus import thesaurus
-from .words import fold, stem
+from .words import fold, stem, terms
 
 FEATURES = (
     "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
@@ -42,6 +42,7 @@ _LOST_BELOW = 0.7
 _ASIDE = 0.1
 """Weight of words that tell what happens, for how much of a request a card answers."""
 _CREDIT = re.compile(r"\b(?:trained|made) by ([A-Z][\w.-]*\w)")
+_DENIED = re.compile(r"\b(?:no|not|without|before|ohne|sin|sans)\b[^.;,\n]*", re.I)
 _STEPS = 4
 _FOUND = 0.3
 """Of the words asked for: so many a card has to say, for words to tell which cards are meant."""
@@ -246,7 +247,8 @@ def evidence(
     has_manner = STYLE_WEIGHT in intent.weights
     agreements = [agreement(asked, index.words_of(n)) for n in numbers]
     ruled_out = [e.stems for e in intent.excluded]
-    excluded = [_excluded(ruled_out, index.words_of(n)) for n in numbers]
+    affirmed = [index.words_of(n) - _denied(index.cards[n]) for n in numbers if ruled_out]
+    excluded = [_excluded(ruled_out, own) for own in affirmed] or [0.0] * len(numbers)
     outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
     related = _related(index, found, numbers, asked, outs)
     versions = [_version(intent, index.cards[n], []) == 1 for n in numbers]
@@ -284,7 +286,7 @@ def evidence(
                 why.append(f"the {intent.order} of {sum(related)} ({_date(card)})")
         row["period"] = _period(intent, card, why)
         row["excluded"] = excluded[place]
-        if hits := [e.text for e in intent.excluded if e.stems <= own]:
+        if hits := [e.text for e in intent.excluded if e.stems <= affirmed[place]]:
             why.append("against: you said not " + ", ".join(hits))
         row["author"] = _author(intent, card, why)
         row["base"] = _base(intent, card, own, why)
@@ -305,6 +307,11 @@ def _excluded(ruled_out: Sequence[Set[str]], own: Set[str]) -> float:
     """How much of something it must not be a card says, in these or other words, 0 to 1."""
     shares = [sum(_says(term, own) for term in stems) / len(stems) for stems in ruled_out]
     return max((share**2 for share in shares), default=0.0)
+
+
+def _denied(card: ModelCard) -> Set[str]:
+    """Words for what a card says it is not: "before we got her the bell", "without hat"."""
+    return set(terms(" ".join(_DENIED.findall(f"{card.title}. {card.description}"))))
 
 
 def _says(term: str, own: Set[str]) -> bool:

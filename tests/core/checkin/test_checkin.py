@@ -250,3 +250,16 @@ def test_answers_that_name_any_difference(answer, number):
 def test_an_answer_names_the_author(answer):
     decision = CheckIn().decide("moss frog on a log", FROGS, now=NOW, answer=answer)
     assert decision.choice.card.author == "marek_88"
+
+
+def test_what_it_must_not_be_is_never_chosen():
+    decision = decide("my mug, not the striped one")
+    assert decision.status == "none"
+    assert decision.prompt == decision.request
+    assert decision.candidates[0].card.title == "Striped mug"
+
+
+def test_a_card_that_says_without_is_not_ruled_out():
+    bare = card("m.safetensors", "Enamel mug", "nmlmg", "My enamel mug, without any stripes.")
+    decision = decide("my enamel mug, not the striped one", (*LIBRARY, bare))
+    assert decision.choice.card == bare
