@@ -124,8 +124,10 @@ def _serve(pipe: Connection, system: str, shape: str, device: torch.device, late
     del source
     importlib.import_module("comfy.model_management").load_models_gpu([model])
     ours = system.startswith("TAQ")
-    outside = part("personalq_core.taq.text_cache").outside_bytes(model.model.diffusion_model)
-    answer = {"bytes": _bytes(model), "outside_bytes": outside}
+    answer = {"bytes": _bytes(model)}
+    if ours:
+        outside = part("personalq_core.taq.text_cache").outside_bytes
+        answer["outside_bytes"] = outside(model.model.diffusion_model)
     pipe.send(answer | ({} if system.startswith("ComfyUI") else {"quantize_s": made_s}))
     inputs = _inputs(shape, model, device, latent)
     peak = Peak(device)
