@@ -156,12 +156,14 @@ def quanto(model: nn.Module) -> None:
     quanto.freeze(model)
 
 
-def sdnq(kind: str) -> Callable[[nn.Module], nn.Module]:
+def sdnq(kind: str, **settings: bool) -> Callable[[nn.Module], nn.Module]:
     def quantize(model: nn.Module) -> nn.Module:
         from sdnq import sdnq_post_load_quant
 
         dtype = next(model.parameters()).dtype
-        return sdnq_post_load_quant(model, weights_dtype=kind, quant_conv=True, torch_dtype=dtype)
+        return sdnq_post_load_quant(
+            model, weights_dtype=kind, quant_conv=True, torch_dtype=dtype, **settings
+        )
 
     return quantize
 
@@ -226,6 +228,9 @@ SYSTEMS = {
     "torchao int8 (linear only)": System(peer(torchao), 1.6, "torchao"),
     "quanto int8": System(peer(quanto), 1.1, "optimum"),
     "SDNQ int8": System(peer(sdnq("int8")), 1.1, "sdnq"),
+    "SDNQ int8, integer products": System(
+        peer(sdnq("int8", use_quantized_matmul=True, use_quantized_matmul_conv=True)), 1.1, "sdnq"
+    ),
     "SDNQ int4": System(peer(sdnq("int4")), 0.7, "sdnq"),
     "GGUF Q8_0, unpacked whole": System(peer(gguf), 1.15, "gguf"),
 }
