@@ -30,7 +30,7 @@ from rank_bm25 import BM25Okapi
 
 from benchmarks.learn_weights import cross_validated
 from benchmarks.selection_data import Case, load_cards, load_cases
-from personalq_core.checkin.checkin import CheckIn
+from personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
 from personalq_core.checkin.decision import Decision
 from personalq_core.checkin.intent import understand
 from personalq_core.checkin.llm import LlmCheckIn
@@ -144,30 +144,31 @@ def run_personalq(
     embedder: Embedder | None,
     also: Sequence[tuple[Path, Path]] | None = None,
     llm: LlmSettings | None = None,
+    ask: str = "normally",
 ) -> list[Outcome]:
     """Our outcomes, with or without an LLM; with the committed weights or, where `also` is given,
-    with cross-validated ones, learned from these repositories as well."""
+    with cross-validated ones, learned from these repositories as well. `ask`: the node's knob."""
     engine = LlmCheckIn(llm, embedder) if llm else CheckIn(embedder)
     engine.index(cards)
     if also is None:
-        return [_decide(engine, cards, case) for case in cases]
+        return [_decide(engine, cards, case, ask) for case in cases]
     outcomes = []
     others = [(load_cases(cases_of), load_cards(cards_of)) for cards_of, cases_of in also]
     for case, weights in cross_validated(cases, cards, engine, others):
         engine.use_weights(weights)
-        outcomes.append(_decide(engine, cards, case))
+        outcomes.append(_decide(engine, cards, case, ask))
     return outcomes
 
 
-def _decide(engine: CheckIn, cards: Sequence[ModelCard], case: Case) -> Outcome:
+def _decide(engine: CheckIn, cards: Sequence[ModelCard], case: Case, ask: str) -> Outcome:
     start = time.perf_counter()
-    decision = engine.decide(case.request, cards, now=case.now)
+    decision = engine.decide(case.request, cards, now=case.now, ask=ask)
     ms = (time.perf_counter() - start) * 1000
     ranked = tuple(candidate.card.id for candidate in decision.candidates[:10])
     scores = [candidate.score for candidate in decision.candidates[:2]] + [0.0, 0.0]
     after = None
     if case.answer:
-        answered = engine.decide(case.request, cards, now=case.now, answer=case.answer)
+        answered = engine.decide(case.request, cards, now=case.now, ask=ask, answer=case.answer)
         after = answered.choice.card.id if answered.choice else ""
     return Outcome(
         case, ranked, decision.fit, scores[0] - scores[1], decision.status == "ask",
@@ -269,6 +270,15 @@ def print_table(systems: dict[str, dict]) -> None:
         _row(name, [result["categories"][name]["top1"] for result in systems.values()])
 
 
+def print_knob(knob: dict[str, dict]) -> None:
+    """What the node's three ways of asking cost and bring."""
+    names = ("ask_precision", "ask_recall", "ask_f1", "over_ask", "after_answer")
+    print()
+    _row("personalq, ask:", names)
+    for ask, values in knob.items():
+        _row(ask, [values[name] for name in names])
+
+
 def _row(name: str, values: Iterable[object]) -> None:
     cells = (
         "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -324,18 +334,26 @@ def main() -> None:
     also = options.also if options.cross_validate else None
     ours = run_personalq(cards, cases, embedder, also)
     systems = {"personalq": report(ours)}
+    knob = {
+        ask: figures(
+            ours if ask == "normally" else run_personalq(cards, cases, embedder, also, ask=ask)
+        )
+        for ask in ASK_ABOVE
+    }
     if llm:
         read = run_personalq(cards, cases, embedder, also, llm)
         systems["personalq_llm"] = report(read)
     for name, score in (peers(cards, embedder) if embedder else {}).items():
         systems[name] = report(run_peer(score, cards, cases))
     print_table(systems)
+    print_knob(knob)
     if options.json:
         about = {
             "cross_validated": options.cross_validate,
             "embedder": embedder and embedder.model_id,
         }
-        options.json.write_text(json.dumps({**about, "systems": systems}, indent=1))
+        results = {**about, "systems": systems, "ask": knob}
+        options.json.write_text(json.dumps(results, indent=1))
     if options.png:
         draw(systems, options.png)
 

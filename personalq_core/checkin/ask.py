@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from ..library.card import ModelCard
 from .say import say
+from .thesaurus import thesaurus
 from .words import FUNCTION_WORDS, stem, terms
 
 MAX_OPTIONS = 5
-_DULL = {"lora", "model", "version", "style", "my", "our", "trained", "photo", "photos"}
+_DULL = {"lora", "model", "version", "style", "my", "our", "trained"}
 _ARTICLES = {"a", "an", "the"}
 _BASE_NAMES = {
     "sd15": "SD 1.5", "sd20": "SD 2", "sdxl": "SDXL", "flux": "Flux", "sd3": "SD 3",
@@ -20,8 +21,11 @@ _BASE_NAMES = {
 
 
 def differences(cards: Sequence[ModelCard]) -> list[str]:
-    """For each card, what tells it from the others: "blue scarf, v4, 2025-06"."""
-    called = {term for card in cards for trigger in card.triggers for term in terms(trigger)}
+    """For each card, what tells it from the others: "blue scarf, v4, 2025-06". Never a coined
+    trigger; its title, where nothing else is found."""
+    triggers = " ".join(trigger for card in cards for trigger in card.triggers)
+    coined = [word for word in re.findall(r"\w+", triggers) if thesaurus().lemma(word) is None]
+    called = set(terms(" ".join(coined)))
     texts = [[word for word in _own_words(card) if stem(word) not in called] for card in cards]
     counts = Counter(word for text in texts for word in {stem(w) for w in text})
     many_versions = len({card.version for card in cards}) > 1
@@ -36,7 +40,7 @@ def differences(cards: Sequence[ModelCard]) -> list[str]:
             parts.append(_BASE_NAMES.get(card.base_family, card.base_family))
         if many_dates and card.created_at and len(parts) < 3:
             parts.append(card.created_at[:7])
-        found.append(", ".join(dict.fromkeys(parts)))
+        found.append(", ".join(dict.fromkeys(parts)) or card.title)
     return found
 
 
@@ -76,6 +80,6 @@ def _phrases(text: list[str], counts: Counter[str], size: int) -> list[str]:
             run = []
     distinct: list[str] = []
     for phrase in phrases:
-        if not any(set(phrase.split()) & set(other.split()) for other in distinct):
+        if not any({*map(stem, phrase.split())} & {*map(stem, o.split())} for o in distinct):
             distinct.append(phrase)
     return distinct

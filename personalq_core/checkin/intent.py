@@ -162,7 +162,7 @@ _NEWEST = re.compile(
     r"|(?:as|like) it is (?:now|today)|nowadays"
     r"|m[áa]s recientes?"
     r"|m[áa]s nuev[oa]|últim[oa]|actual|neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?"
-    r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新的?|新しい|最近的?",
+    r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新[的の]?|新しい|最近[的の]?",
     re.I,
 )
 _OLDEST = re.compile(

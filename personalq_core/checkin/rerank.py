@@ -45,7 +45,8 @@ _CREDIT = re.compile(r"\b(?:trained|made) by ([A-Z][\w.-]*\w)")
 _DENIED = re.compile(r"\b(?:no|not|without|before|ohne|sin|sans)\b[^.;,\n]*", re.I)
 _STEPS = 4
 _FOUND = 0.3
-"""Of the words asked for: so many a card has to say, for words to tell which cards are meant."""
+"""Of the words that name the thing: so many a card has to say, for words to tell which cards are
+meant."""
 _SAME = 0.63
 """From so much on another word says the same."""
 _BY_DATE = 0.8
@@ -250,7 +251,8 @@ def evidence(
     affirmed = [index.words_of(n) - _denied(index.cards[n]) for n in numbers if ruled_out]
     excluded = [_excluded(ruled_out, own) for own in affirmed] or [0.0] * len(numbers)
     outs = [a.conflicting > 0 or e == 1 for a, e in zip(agreements, excluded, strict=True)]
-    related = _related(index, found, numbers, asked, outs)
+    named = {w.stem for w, at in zip(intent.words, intent.naming, strict=True) if at} or asked
+    related = _related(index, found, numbers, asked, named, outs)
     versions = [_version(intent, index.cards[n], []) == 1 for n in numbers]
     if any(r and v for r, v in zip(related, versions, strict=True)):  # "the first of the v2s"
         related = [r and v for r, v in zip(related, versions, strict=True)]
@@ -370,7 +372,12 @@ def _is_rare(trigger: str, index: Index) -> bool:
 
 
 def _related(
-    index: Index, found: Retrieved, numbers: list[int], asked: set[str], outs: list[bool]
+    index: Index,
+    found: Retrieved,
+    numbers: list[int],
+    asked: set[str],
+    named: set[str],
+    outs: list[bool],
 ) -> list[bool]:
     """Which cards answer the request about as well as the best one, time apart: by its words or,
     where these are hardly found, by meaning."""
@@ -380,7 +387,7 @@ def _related(
     ]
     top = max(covered, default=0.0)
     fused = found.fused[numbers]
-    is_found = top > _FOUND * sum(map(index.idf, asked))
+    is_found = top > _FOUND * sum(map(index.idf, named))
     return [
         not out and (mass >= 0.7 * top if is_found else score >= 0.8 * fused.max())
         for mass, score, out in zip(covered, fused, outs, strict=True)
@@ -475,4 +482,7 @@ def _base(intent: Intent, card: ModelCard, own: set[str], why: list[str]) -> flo
         return 1.0
     if card.base_family is None:
         return 0.0
-    return 0.5 if card.base_family == intent.base else -1.0
+    if card.base_family != intent.base:
+        return -1.0
+    why.append(f"made for {intent.base_name}")
+    return 0.5

@@ -87,8 +87,11 @@ def _apply(
 def _droppable(intent: Intent) -> list[tuple[int, int]]:
     """Selection words with one neighbouring space, so that none is left double."""
     spans = []
-    for start, end in intent.selecting:
-        text = intent.request
+    text = intent.request
+    for start, end in _merged(text, intent.selecting):
+        comma = re.search(r",\s*$", text[:start])
+        if comma and re.match(r"\s*(?:,|$)", text[end:]):
+            start = comma.start()  # nothing is left between two commas
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
@@ -100,6 +103,16 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
         if start < end:
             spans += _keeping_apart(text, start, end)
     return spans
+
+
+def _merged(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans with nothing but spaces between them are one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in spans:
+        if merged and not text[merged[-1][1] : start].strip(" "):
+            start = merged.pop()[0]
+        merged.append((start, end))
+    return merged
 
 
 def _keeping_apart(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -156,7 +169,13 @@ def _named_span(
         best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
     start, end = matched[0].start, best[-1].end if matched[-1] is best[-1] else matched[-1].end
-    return _with_determiner(intent, start), end
+    return _with_determiner(intent, _with_article(intent.request, start)), end
+
+
+def _with_article(request: str, start: int) -> int:
+    """Take "l'" before the noun along."""
+    elided = re.search(r"\b[ld]['\u2019]$", request[:start], re.I)
+    return elided.start() if elided else start
 
 
 def _is_worn(intent: Intent, run: list[Word]) -> bool:

@@ -19,7 +19,8 @@ from .words import Word, fold, is_cjk, stem, words
 
 LANGUAGES = ("es", "de", "fr", "zh", "ja")
 _MARKS = {
-    "es": "el la los las un una mi mis nuestro nuestra de del con en y sin por para que al su",
+    "es": "a el la los las un una mi mis nuestro nuestra de del con en y sin por para que al "
+    "su",
     "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und in im "
     "am auf ohne nicht von vom für als es war noch aus bei ist zum zur",
     "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au "

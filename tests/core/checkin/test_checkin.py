@@ -263,3 +263,18 @@ def test_a_card_that_says_without_is_not_ruled_out():
     bare = card("m.safetensors", "Enamel mug", "nmlmg", "My enamel mug, without any stripes.")
     decision = decide("my enamel mug, not the striped one", (*LIBRARY, bare))
     assert decision.choice.card == bare
+
+
+def test_options_say_what_differs_even_where_the_triggers_say_it():
+    chairs = [
+        card(f"{wood}.safetensors", f"Fjord chair {wood}", f"fjrd {wood} chair", "A chair.")
+        for wood in ("oak", "steel")
+    ]
+    decision = CheckIn().decide("fjord chair on a terrace", chairs, now=NOW)
+    assert {option.difference for option in decision.options} == {"oak", "steel"}
+
+
+def test_the_newest_is_meant_whatever_else_the_picture_shows():
+    japanese = "\u6700\u65b0\u306e\u30af\u30de\u3001\u6d77\u8fba\u3067"
+    for request in ("my newest bear, seaside", japanese):
+        assert decide(request).candidates[0].card.version == "v4"

@@ -30,6 +30,8 @@ def rewritten(request, *cards):
          "embedding:bear __bear__"),
         ("my bear, not the red one, at sea", "tdybr4 bear, at sea"),
         ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
+        ("bear, the first of the v2s, at sea", "tdybr4 bear, at sea"),
+        ("l'ours sur la plage", "tdybr4 bear sur la plage"),
         ("old bear BREAK not newest", "tdybr4 bear BREAK"),
         ("my bear, __place__ not the red one", "tdybr4 bear, __place__"),
         ("a teddy with his blue scarf at sea", "tdybr4 bear with his blue scarf at sea"),
