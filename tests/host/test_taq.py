@@ -48,6 +48,9 @@ def host():
     pack = types.ModuleType("personalq_pack")
     pack.__path__ = [str(ROOT)]
     sys.modules["personalq_pack"] = pack
+    # Which way is fastest depends on the processor; these tests are of what all have in common.
+    compute = importlib.import_module("personalq_pack.personalq_core.taq.compute")
+    compute.measured = lambda: {"plain": 1.0, "bfloat16": 1.0, "int8": 1.0}
     return importlib.import_module("personalq_pack.nodes.host.model")
 
 
@@ -289,6 +292,22 @@ def test_partly_loaded_models_compute_the_same(host, source, lora):
     assert after.model.model_lowvram
     assert distance(predict(after, loaded=True), wanted) < 0.02
     after.detach()
+
+
+def test_integer_products_take_loras_and_partial_loading(host, source, lora):
+    layers = importlib.import_module("personalq_pack.personalq_core.taq.layers")
+    for fmt in ("int8", "int4"):
+        small, _ = host.quantized_model(source, fmt)
+        after = small.clone()
+        after.add_patches(lora, 1.0)
+        exact = predict(after)
+        layers.set_activations(after.model, "8-bit")
+        rounded = predict(after)
+        assert 0 < distance(rounded, exact) < 0.1
+        after.detach()
+        after.patch_model(lowvram_model_memory=2_000_000)
+        assert distance(predict(after, loaded=True), rounded) < 0.02
+        after.detach()
 
 
 def test_a_second_run_does_not_quantize_again(host, source, lora):
