@@ -89,9 +89,6 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
     spans = []
     text = intent.request
     for start, end in _merged(text, intent.selecting):
-        comma = re.search(r",\s*$", text[:start])
-        if comma and re.match(r"\s*(?:,|$)", text[end:]):
-            start = comma.start()  # nothing is left between two commas
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
