@@ -126,16 +126,17 @@ class Reference:
 
 
 def measured(
-    systems: list[System], concept: Concept, effort: Effort, missing: dict[str, str]
+    systems: list[System], concept: Concept, effort: Effort, missing: dict[str, str], new: bool
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What each system makes of a concept, from the cache where it was made before."""
+    """What each system makes of a concept, from the cache where it was made before; `new`: else
+    made now."""
     keys = {peer: fingerprint(concept, effort, not peer) for peer in (True, False)}
     found: dict[str, dict[str, np.ndarray]] = {}
     subject = reference = None
     for system in systems:
         key = keys[kind_of(system.name, system.ours) == "peer"]
         path = CACHE / f"{hashlib.sha256(f'{key}{system.name}'.encode()).hexdigest()[:32]}.npz"
-        if not path.exists() and system.name not in missing:
+        if new and not path.exists() and system.name not in missing:
             if reference is None:
                 subject = Subject(concept, effort.probes)
                 reference = Reference(subject, effort)
@@ -337,6 +338,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path)
     parser.add_argument("--concepts", help="how many, or their names with commas")
     parser.add_argument("--main", action="store_true", help="without the grid")
+    parser.add_argument("--finished", action="store_true", help="only what earlier runs have made")
     parser.add_argument("--systems", nargs="*", default=[""], help="parts of their names")
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
@@ -358,7 +360,7 @@ def main() -> None:
             if grid and (number + 1) % effort.grid:
                 continue
             with torch.no_grad():
-                made = measured(systems, concept, effort, missing)
+                made = measured(systems, concept, effort, missing, not options.finished)
             found.setdefault(concept.name, {}).update(made)
     rows = table(found, concepts, effort)
     show(rows)

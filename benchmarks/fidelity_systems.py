@@ -437,11 +437,11 @@ SYSTEMS = (
     System("SDNQ uint4", sdnq("uint4")),
     System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), grid=True),
     System("TAQ 8-bit", uniform("int8", None), ours=True),
-    System("TAQ 8-bit, 8-bit inputs", integer_products("int8", None), ours=True),
+    System("TAQ 8-bit, 8-bit inputs", integer_products("int8", None), True, ablation=True),
     System("TAQ mixed, 6 bits", mixed(6.0), ours=True, grid=True),
     System("TAQ mixed, 5 bits", mixed(5.0), ours=True, grid=True),
     System("TAQ 4-bit", uniform("int4"), ours=True, grid=True),
-    System("TAQ 4-bit, 8-bit inputs", integer_products("int4", "mixed"), ours=True, grid=True),
+    System("TAQ 4-bit, 8-bit inputs", integer_products("int4", "mixed"), True, True, True),
     System("TAQ 4-bit, time too", uniform("int4", time=True), ours=True),
     *(
         System(f"paper TAQ {label} {how}, {protect}", paper(w, bits, how, protect), grid=True)
