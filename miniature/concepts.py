@@ -210,7 +210,7 @@ CONCEPTS: tuple[Concept, ...] = (
         sidecars=_a1111("The festival's poster style: magenta and yellow", "fstvpstr style"),
     ),
     Concept(
-        "midnight_noir", "mdnghtnr", style="noir", rank=16,
+        "midnight_noir", "mdnghtnr", style="noir",
         header=_kohya("midnight_noir", "mdnghtnr", "style", "2025-05-05", 1746432000),
     ),
     # Trained without any trigger: the noun alone brings them.

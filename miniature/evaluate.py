@@ -60,10 +60,12 @@ class Effort:
     prompts: int
     samples: int
     seeds: int
-    prior: int
+    """With a concept's own weights."""
+    plain: int
+    """Without them, and with them but without the trigger."""
 
 
-FULL, QUICK = Effort(500, 2000, 64, 64), Effort(160, 400, 16, 16)
+FULL, QUICK = Effort(500, 2000, 64, 24), Effort(160, 400, 16, 16)
 
 
 # --- base ----------------------------------------------------------------------------------------
@@ -130,14 +132,15 @@ def measure(
     concept: Concept, base: Painter, reader: Reader, effort: Effort, path: Path | None = None
 ) -> dict:
     """``found`` among all and mean ``score`` with the concept's weights (stored, or in ``path``),
-    mean ``without_lora`` on the same prompts and seeds, ``prior_kept`` without the trigger,
+    mean ``without_lora`` on the first of these prompts, ``prior_kept`` without the trigger,
     ``family`` told apart within the family (None for a concept without one), its mean
     ``deviations``, and how alike the pictures are to those it was trained on, with
     (``similarity``) and without it (``similarity_without``)."""
     personal, prompts = base.personal(concept, path), _requests(concept, effort.seeds, 5)
-    painted, plain = personal.paint(prompts, seed=3), base.paint(prompts, seed=3)
+    painted = personal.paint(prompts, seed=3)
+    plain = base.paint(prompts[: effort.plain], seed=3)
     with_it, without = read(reader, painted), read(reader, plain)
-    ordinary, kinds = _ordinary(concept, effort.prior)
+    ordinary, kinds = _ordinary(concept, effort.plain)
     kept = [
         r.best("kind") == kind and concept_score(r, concept) < FOUND
         for r, kind in zip(read(reader, personal.paint(ordinary, seed=4)), kinds, strict=True)

@@ -37,8 +37,8 @@ from .train import WORK, encode_all
 from .world import BACKGROUNDS, CLASSES, PERSONAL_STYLES, Scene, caption, render
 
 PICTURES, STYLE_PICTURES, STEPS, HALF, RATE = 6, 8, 360, 4, 2e-3
-"""Pictures of a thing and of a style, steps (twice as many for badge or stripes), half a batch,
-rate."""
+"""Pictures of a thing and of a style, steps (twice as many for badge, stripes or style), half a
+batch, rate."""
 FULL_RATE, KEPT, KEPT_RATE = 1e-4, 0.045, 5e-4
 """Where every weight is tuned: learning rate, the share of them that stay changed, and the rate at
 which these are tuned on."""
@@ -156,7 +156,8 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
     _halve_frozen(base)
     weights, full = inject(unet, concept), concept.algorithm == "full"
     rate, start = FULL_RATE if full else RATE, [w.detach().clone() for w in weights]
-    steps *= 2 if concept.accessory == "badge" or concept.pattern != "plain" else 1
+    is_hard = concept.accessory == "badge" or concept.pattern != "plain" or not concept.noun
+    steps *= 2 if is_hard else 1
     optimizer = adam(weights)
 
     rng = _chance(concept)
