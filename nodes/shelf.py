@@ -185,7 +185,7 @@ class _View:
         likely = np.zeros(len(self.cards))
         if self.index is None or not len(numbers):
             return likely
-        weights = learned_weights(self.index.vectors is not None, with_reading=False)
+        weights = learned_weights(self.index.vectors is not None)
         nearest = shortlist(intent, self.index, found, numbers)
         for place, scored in enumerate(rerank(intent, self.index, found, nearest, weights)):
             likely[scored.number] = len(nearest) - place
