@@ -239,7 +239,7 @@ def taq_states(look: Look) -> None:
     page.evaluate(f"{node(TAQ)}.widgets.find(w => w.name === 'class_word').value = '{word}'")
     bring_into_view(page)
     run(page)
-    page.locator(".personalq-progress").first.wait_for(timeout=60_000)
+    page.locator(".personalq-progress").first.wait_for(timeout=300_000)
     look.node("taq_running", TAQ)
     drawn(page)
     look.node("taq_quantize", TAQ)
