@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..library.card import ModelCard
-from .intent import PROTECTED, Intent
+from .intent import PROTECTED, STYLE_WEIGHT, Intent
 from .words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, terms, words
 
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
@@ -43,7 +43,8 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
         if _place_of(_apply(request, replaced, leaving)[0], card.triggers[0]):
             continue  # its words come together where others leave: "tdybr4 newest bear"
         taken = [*there, *replaced]
-        span = _named_span(intent, card, taken)
+        # Words of a manner name a style, but never the thing itself.
+        span = _named_span(intent, card, taken, 1.0 if card is cards[0] else STYLE_WEIGHT)
         trigger = card.triggers[0]
         if span is None or _overlaps(span, taken):
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
@@ -142,9 +143,12 @@ def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
 
 
 def _named_span(
-    intent: Intent, card: ModelCard, taken: list[tuple[int, int]]
+    intent: Intent, card: ModelCard, taken: list[tuple[int, int]], least: float
 ) -> tuple[int, int] | None:
-    """The run of words that named the concept: its matched words and what is between them."""
+    """The run of words that named the concept: its matched words and what is between them.
+
+    Words that weigh less than `least` name nothing.
+    """
     own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
     title = set(terms(" ".join((card.title, *card.triggers, *card.tags))))
     free = [
@@ -152,7 +156,7 @@ def _named_span(
         for word, weight in zip(intent.words, intent.weights, strict=True)
         if not any(a <= word.start < b for a, b in taken)
     ]
-    runs = _runs(intent, [word for word, weight in free if weight == 1])
+    runs = _runs(intent, [word for word, weight in free if weight >= least])
     if not runs:
         return None
 
@@ -202,7 +206,7 @@ def _joined(intent: Intent, start: int, end: int) -> bool:
     between = intent.request[start:end]
     if re.fullmatch(r"\s*", between):
         return True
-    joining = r"\s+(?:the|el|la|der|die|das|le|of|de|du)\s+|[\u306e\u306a\u7684]"
+    joining = r"(?:\s+(?:the|el|la|der|die|das|le|of|de|du))+\s+|[\u306e\u306a\u7684]"
     return bool(re.fullmatch(joining, between))
 
 

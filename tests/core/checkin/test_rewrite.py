@@ -53,6 +53,13 @@ def test_a_trigger_without_a_class_noun_keeps_the_noun():
     assert rewritten("my newest bear on the beach", bear) == "tdybr4 bear on the beach"
 
 
+def test_a_style_is_named_in_its_own_place():
+    ink = next(card for card in OTHERS if card.name == "ink.safetensors")
+    assert rewritten("my newest bear at sea, ink wash style", BEAR, ink) == (
+        "tdybr4 bear at sea, nkws style"
+    )
+
+
 TEXTS = st.lists(
     st.sampled_from(
         [
