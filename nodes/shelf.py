@@ -222,6 +222,7 @@ def details(card: ModelCard) -> dict[str, Any]:
         "trigger_groups": [list(group) for group in card.trigger_groups],
         "tags": list(card.tags),
         "description": card.description,
+        "author": card.author,
         "strength": card.strength,
         "sources": dict(card.sources),
     }

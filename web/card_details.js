@@ -5,7 +5,7 @@ import { picture } from "./model_card.js";
 import { button, el } from "./panel.js";
 import { t } from "./text.js";
 
-const SHOWN = ["title", "name", "kind", "base_family", "version", "created_at", "triggers", "tags", "strength", "description"];
+const SHOWN = ["title", "name", "kind", "base_family", "version", "author", "created_at", "triggers", "tags", "strength", "description"];
 
 const LONG = 300; // letters: what is longer may scroll, and does so by keys too
 
@@ -70,7 +70,7 @@ function field(name, input) {
 function fillFacts(list, card) {
   const names = {
     title: t("Title"), name: t("File"), kind: t("Kind"), base_family: t("Base"), version: t("Version"),
-    created_at: t("Made"), triggers: t("Triggers"), tags: t("Tags"), strength: t("Strength"), description: t("Description"),
+    author: t("Author"), created_at: t("Made"), triggers: t("Triggers"), tags: t("Tags"), strength: t("Strength"), description: t("Description"),
   };
   const rows = SHOWN.map((name) => [name, words(name, card[name])]).filter(([, value]) => value !== "");
   list.replaceChildren(...rows.flatMap(([name, value]) => [

@@ -36,7 +36,6 @@ from .shortlist import shortlist
 from .translate import language
 from .words import Word, stem
 
-TOP_K = 24
 ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
 """How likely it must be that something else is meant as well, for Check-in to ask."""
 _OFFERED = 0.5
@@ -312,16 +311,6 @@ def _allowed(index: Index, kinds: Sequence[str], families: set[str | None]) -> n
 
 def _fits(card: ModelCard, base_family: str | None) -> bool:
     return base_family is None or card.base_family in (None, base_family)
-
-
-def top_numbers(found: Retrieved, allowed: Sequence[int] | np.ndarray) -> list[int]:
-    """The cards that retrieval ranks first among the allowed ones, best first."""
-    numbers = np.asarray(allowed)
-    scores = found.fused[numbers]
-    best = (
-        np.argpartition(-scores, TOP_K)[:TOP_K] if len(numbers) > TOP_K else np.arange(len(numbers))
-    )
-    return [int(n) for n in numbers[best[np.argsort(-scores[best], kind="stable")]]]
 
 
 def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:

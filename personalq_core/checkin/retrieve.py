@@ -49,10 +49,9 @@ _BACKGROUND = (
 )  # fmt: skip
 
 
-def card_text(card: ModelCard, *, with_triggers: bool = True) -> str:
+def card_text(card: ModelCard) -> str:
     """What a card says, for models that read."""
-    triggers = ", ".join(card.triggers[:3]) if with_triggers else ""
-    parts = (card.title, triggers, ", ".join(card.tags[:8]), card.description)
+    parts = (card.title, ", ".join(card.triggers[:3]), ", ".join(card.tags[:8]), card.description)
     return ". ".join(part for part in parts if part)[:500]
 
 

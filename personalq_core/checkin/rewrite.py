@@ -90,6 +90,7 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
     spans = []
     text = intent.request
     for start, end in _merged(text, intent.selecting):
+        end = _with_of(text, start, end)
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
@@ -101,6 +102,14 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
         if start < end:
             spans += _keeping_apart(text, start, end)
     return spans
+
+
+def _with_of(text: str, start: int, end: int) -> int:
+    """The end with the "of" that nothing is left for: "the newest of my bears", but not "the bear
+    v2 of the north"."""
+    before, of = text[:start].rstrip(), re.match(r"\s+(?:of|de|du|von)\b", text[end:], re.I)
+    stands_alone = not before or re.search(r"(?:[,.;:(]|\b(?:of|de|du|von))$", before, re.I)
+    return end + of.end() if of and stands_alone else end
 
 
 def _merged(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -169,8 +178,8 @@ def _named_span(
     if best is not runs[0] and strength(best)[0] == 0 and _is_worn(intent, best):
         best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
-    start, end = matched[0].start, best[-1].end if matched[-1] is best[-1] else matched[-1].end
-    return _with_determiner(intent, _with_article(intent.request, start)), end
+    start = _with_article(intent.request, matched[0].start)
+    return _with_determiner(intent, start), matched[-1].end
 
 
 def _with_article(request: str, start: int) -> int:

@@ -370,3 +370,20 @@ def test_concepts_are_grouped_by_content(tmp_path):
     assert sorted(names) == [
         ["a_style"], ["b_style"], ["bear_v1", "bear_v2-000004"], ["clv_a", "clv_b_xl"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".civitai.info", {"creator": {"username": "Lena K"}}),
+        (".metadata.json", {"civitai": {"creator": {"username": "Lena K"}}}),
+        ("", {"modelspec.author": "Lena K"}),
+    ],
+)
+def test_who_trained_it_and_where_that_stands(tmp_path, suffix, content):
+    path = write(tmp_path / "fox.safetensors", metadata=None if suffix else content)
+    if suffix:
+        beside(path, suffix, {"baseModel": "SD 1.5", **content})
+    card = one(tmp_path)
+    assert card.author == "Lena K"
+    assert card.sources["author"]
