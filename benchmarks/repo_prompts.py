@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -378,7 +379,10 @@ def run(
         scores |= peers(cards, embedder)
         if reranker := cross_encoder(cards, scores["dense"]):
             scores["cross_encoder"] = reranker
-    return found | {name: run_peer(score, cards, cases) for name, score in scores.items()}
+    for name, score in scores.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found[name] = run_peer(score, cards, cases)
+    return found
 
 
 def main() -> None:

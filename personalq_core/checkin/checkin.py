@@ -32,7 +32,7 @@ from .rerank import (
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
-from .shortlist import shortlist
+from .shortlist import near, shortlist
 from .translate import language
 from .words import Word, stem
 
@@ -97,7 +97,8 @@ class CheckIn:
         sure = fit(intent, index, [groups[0].best, *scored], self._weights)
         meant = self._meant(intent, index, groups, ASK_ABOVE[ask])
         if answer is not None and answer.strip():
-            return self._answered(intent, answer, index, meant if len(meant) > 1 else groups, now)
+            offered = meant if len(meant) > 1 else groups
+            return self._answered(intent, answer, index, offered, found, allowed, now)
         if sure < _ABSTAIN_BELOW:
             missed = _with_what_is_missing(intent, found, scored, index, candidates)
             nearest = say("nothing", language(request), candidates[0].card.title)
@@ -126,7 +127,14 @@ class CheckIn:
         return [groups[0], *likely][:MAX_OPTIONS]
 
     def _answered(
-        self, intent: Intent, answer: str, index: Index, meant: Sequence[Group], now: datetime
+        self,
+        intent: Intent,
+        answer: str,
+        index: Index,
+        meant: Sequence[Group],
+        before: Retrieved,
+        allowed: np.ndarray,
+        now: datetime,
     ) -> Decision:
         """The choice among what was offered, after the user's own words."""
         if _NONE_OF_THEM.fullmatch(answer.strip()):
@@ -137,7 +145,10 @@ class CheckIn:
         offered = [entry.number for g in meant for entry in g.members]
         asked = with_answer(intent, answer, index, offered, now)
         found = index.search(asked)
-        scored = rerank(asked, index, found, offered, self._weights.for_answers())
+        # Of fifty versions five are offered, and the answer may name any of the others.
+        alike = near(before, allowed)
+        pool = list(dict.fromkeys([*offered, *shortlist(asked, index, found, alike)]))
+        scored = rerank(asked, index, found, pool, self._weights.for_answers())
         candidates = _candidates(index, [Group((entry,)) for entry in scored])
         styles = self._styles(intent, index, found, candidates[0], range(len(index.cards)))
         return choose(intent, candidates[0], styles, candidates)

@@ -2,7 +2,8 @@
 
 Fifty versions of one thing are equally near to "my bear from March 2024". Words and meaning alone
 would leave the right one out by chance, so among the near cards those that a request's version,
-period or order picks out join the nearest; and so do those whose trigger stands in the request.
+period or order picks out join the nearest, and the newest where it says nothing of time; and so do
+those whose trigger stands in the request.
 """
 
 from __future__ import annotations
@@ -33,24 +34,34 @@ def shortlist(
 ) -> list[int]:
     """Numbers of at most TOP_K + 4 * 8 of the allowed cards, the nearest first."""
     numbers = np.asarray(allowed, int)
-    scores = found.fused[numbers]
     editions = _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
     called = np.intersect1d(editions.called_by(intent.request), numbers)
     picked = [nearest(found, numbers, TOP_K), nearest(found, called, _MORE)]
-    if intent.version or intent.period or intent.order:
-        near = numbers[scores >= _NEAR * scores.max()] if len(numbers) else numbers
-        if intent.version:
-            same = editions.versions[near] == editions.version_id(intent.version)
-            picked.append(nearest(found, near[same], _MORE))
-        dates = editions.dates[near]
-        if intent.period:
-            start, end = (moment.timestamp() for moment in intent.period)
-            picked.append(nearest(found, near[(dates >= start) & (dates < end)], _MORE))
-        if intent.order:
-            dated = near[~np.isnan(dates)]
-            by_age = dated[np.argsort(editions.dates[dated], kind="stable")]
-            picked.append(by_age[-_MORE:] if intent.order == "newest" else by_age[:_MORE])
+    alike = near(found, numbers)
+    dates = editions.dates[alike]
+    if intent.version:
+        same = editions.versions[alike] == editions.version_id(intent.version)
+        picked.append(nearest(found, alike[same], _MORE))
+    if intent.period:
+        start, end = (moment.timestamp() for moment in intent.period)
+        picked.append(nearest(found, alike[(dates >= start) & (dates < end)], _MORE))
+    picked.append(_extremes(alike, dates, newest=intent.order != "oldest"))
     return nearest(found, np.unique(np.concatenate(picked)), None).tolist()
+
+
+def near(found: Retrieved, numbers: np.ndarray) -> np.ndarray:
+    """Those of some cards that are about the same thing as the nearest."""
+    scores = found.fused[numbers]
+    return numbers[scores >= _NEAR * scores.max(initial=-np.inf)]
+
+
+def _extremes(numbers: np.ndarray, dates: np.ndarray, newest: bool) -> np.ndarray:
+    """The _MORE newest or oldest of some cards; undated ones are neither."""
+    ages = np.where(np.isnan(dates), np.inf, -dates if newest else dates)
+    if len(numbers) > _MORE:
+        best = np.argpartition(ages, _MORE)[:_MORE]
+        numbers, ages = numbers[best], ages[best]
+    return numbers[np.isfinite(ages)]
 
 
 class _Editions:

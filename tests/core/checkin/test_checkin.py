@@ -246,6 +246,33 @@ def test_answers_that_name_any_difference(answer, number):
     assert decide("my bear on the beach", answer=answer).choice.card.version == f"v{number}"
 
 
+def fifty_bears(*looks):
+    """A month apart, among as many mugs."""
+    bears = [
+        card(f"bear_{n}", "Barnaby the bear", f"tdybr{n}", looks[n % len(looks)], version=f"v{n}",
+             created_at=f"{2020 + (n - 1) // 12}-{(n - 1) % 12 + 1:02}-10T00:00:00Z")
+        for n in range(1, 51)
+    ]  # fmt: skip
+    return [*bears, *(card(f"mug_{n}", "Office mug", version=f"v{n}") for n in range(1, 51))]
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"), [("version 37", 37), ("from december 2021", 24), ("the oldest", 1)]
+)
+def test_an_answer_may_name_one_that_was_not_offered(answer, number):
+    cards = fifty_bears("blue scarf", "green hat", "red bow", "yellow ribbon")
+    asked = CheckIn().decide("my bear on the beach", cards, now=NOW)
+    assert asked.status == "ask"
+    assert f"v{number}" not in {option.card.version for option in asked.options}
+    answered = CheckIn().decide("my bear on the beach", cards, now=NOW, answer=answer)
+    assert answered.choice.card.name == f"bear_{number}"
+
+
+def test_of_many_equal_versions_the_newest_is_meant():
+    decision = CheckIn().decide("my bear on the beach", fifty_bears(""), now=NOW)
+    assert decision.choice.card.name == "bear_50"
+
+
 @pytest.mark.parametrize("answer", ["by Marek", "Marek's", "marek_88"])
 def test_an_answer_names_the_author(answer):
     decision = CheckIn().decide("moss frog on a log", FROGS, now=NOW, answer=answer)

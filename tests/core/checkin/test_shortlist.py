@@ -16,7 +16,7 @@ CARDS = [
     card(f"bear_{n}.safetensors", f"Bear v{n}", f"br{n}", version=f"v{n}",
          created_at=f"{2021 + (n - 1) // 12}-{(n - 1) % 12 + 1:02d}-05T00:00:00Z")
     for n in range(1, 51)
-] + [card("mug.safetensors", "Mug", version="v48", created_at="2025-11-01T00:00:00Z")]  # fmt: skip
+] + [card("mug.safetensors", "Mug", version="v41", created_at="2025-11-01T00:00:00Z")]  # fmt: skip
 INDEX = Index(CARDS, None, None)
 
 
@@ -28,7 +28,7 @@ def found(request: str, allowed=range(51)) -> list[int]:
 
 @pytest.mark.parametrize(
     ("request_", "number"),
-    [("bear v48", 48), ("my newest bear", 50), ("my bear from March 2024", 39)],
+    [("bear v38", 38), ("bear v41", 41), ("my bear from March 2024", 39)],
 )
 def test_the_version_or_time_asked_for_is_weighed(request_, number):
     assert number - 1 not in found("my bear")
@@ -36,18 +36,24 @@ def test_the_version_or_time_asked_for_is_weighed(request_, number):
     assert number - 1 in numbers
     assert numbers[0] == 0
     assert 50 not in numbers, "another thing of that version is not near"
-    assert len(numbers) == len(set(numbers)) <= TOP_K + 8
+    assert len(numbers) == len(set(numbers)) <= TOP_K + 2 * 8
 
 
-@pytest.mark.parametrize("request_", ["br47 on a hill", "(BR47:1.2), at night", "a hat, <br47>."])
+@pytest.mark.parametrize("request_", ["my newest bear", "my bear"])
+def test_the_newest_is_weighed_unless_the_oldest_is_asked_for(request_):
+    assert 49 in found(request_)
+    assert 49 not in found("my oldest bear")
+
+
+@pytest.mark.parametrize("request_", ["br37 on a hill", "(BR37:1.2), at night", "a hat, <br37>."])
 def test_a_trigger_in_the_request_calls_its_card(request_):
-    assert 46 in found(request_)
-    assert 46 not in found(request_.replace("47", "470").replace("BR", "br"))
+    assert 36 in found(request_)
+    assert 36 not in found(request_.replace("37", "370").replace("BR", "br"))
 
 
 def test_only_allowed_cards_are_weighed():
-    assert found("bear v48", range(10)) == list(range(10))
-    assert found("bear v48", []) == []
+    assert found("bear v41", range(10)) == list(range(10))
+    assert found("bear v41", []) == []
 
 
 def test_oldest_first():
