@@ -222,7 +222,11 @@ def draw_losses(history: list[tuple[int, float]]) -> None:
 
 
 def export() -> None:
-    """Store what is trained so far: the averaged weights of the base, and the codec."""
+    """Store what is trained so far: the codec, and the averaged weights of the base."""
+    if (WORK / "vae.pt").exists():
+        planes.write(WEIGHTS / "vae.npz", trained_codec().net.state_dict())
+    if not (WORK / "base.pt").exists():
+        return
     unet, text = UNet2DConditionModel(**UNET), TextEncoder()
     average = torch.load(WORK / "base.pt", map_location="cpu")["average"]
     with torch.no_grad():
@@ -230,7 +234,6 @@ def export() -> None:
             weight.copy_(mean)
     planes.write(WEIGHTS / "unet.npz", unet.state_dict())
     planes.write(WEIGHTS / "text.npz", text.state_dict())
-    planes.write(WEIGHTS / "vae.npz", trained_codec().net.state_dict())
     shutil.copyfile(WORK / "loss.png", WEIGHTS.parent / "loss.png")
 
 
