@@ -59,6 +59,8 @@ LATENT = 32
 """Side of the latents: 256 pixels, so that a CPU is done with all systems in half an hour."""
 SPARE_BYTES = 2 << 30
 """Memory left to the machine beside what the systems of a pass take."""
+PROCESS_BYTES = 1 << 30
+"""What a system's process takes beside its weights: libraries, and what lies between the layers."""
 
 
 # -- one system in a process of its own
@@ -303,7 +305,8 @@ def passes(systems: Sequence[str], weights: int, room: int, baseline: str) -> li
     used = 0.0
     for system in (name for name in systems if name != baseline):
         size = SYSTEMS[system].bytes
-        fits = (used + size + max(SYSTEMS[baseline].bytes, 2)) * weights <= room
+        together = (used + size + max(SYSTEMS[baseline].bytes, 2)) * weights
+        fits = together + (len(groups[-1]) + 2 if groups else 0) * PROCESS_BYTES <= room
         if not groups or not fits:
             groups.append([])
             used = 0.0
@@ -361,6 +364,11 @@ def measure_together(
                 left_out[system] = str(error)
                 del workers[system]
     rows = []
+    if not steps[group[-1]]:
+        lost = {system: f"not measured: {group[-1]} beside it failed" for system in workers}
+        for worker in workers.values():
+            worker.stop()
+        return [], lost | left_out
     baseline = statistics.median(answer["step_s"] for answer in steps[group[-1]])
     if group[-1] in workers and len(workers) > 1:  # room for what the others still do
         workers[group[-1]].stop()
@@ -424,9 +432,11 @@ def chart(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     shapes = [shape for shape in SHAPES if any(r["shape"] == shape for r in result["rows"])]
+    heights = [1 + sum(row["shape"] == shape for row in result["rows"]) for shape in shapes]
     figure, axes = pyplot.subplots(
-        len(shapes), 2, figsize=(11, 3.6 * len(shapes)), squeeze=False, layout="constrained"
-    )
+        len(shapes), 2, figsize=(11, 0.4 * sum(heights) + 0.6), squeeze=False,
+        layout="constrained", height_ratios=heights,
+    )  # fmt: skip
     for shape, (left, right) in zip(shapes, axes):
         rows = [row for row in result["rows"] if row["shape"] == shape][::-1]
         names = [row["system"] for row in rows]
