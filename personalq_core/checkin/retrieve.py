@@ -239,8 +239,12 @@ class Index:
         term = stem(word)
         if term in self._postings:
             return {term: 1.0}
-        if len(term) < 4 or self.is_plain_word(word):
+        if len(term) < 3 or self.is_plain_word(word):
             return {}
+        if len(term) == 3:
+            swapped = {term[1] + term[0] + term[2], term[0] + term[2] + term[1]}
+            meant = sorted(swapped & self._postings.keys()) if term.isalpha() else ()
+            return dict.fromkeys(meant, _FUZZY_WEIGHT * _SURE_SIMILARITY)
         shared: Counter[str] = Counter()
         for gram in _trigrams(term):
             shared.update(self._grams.get(gram, ()))

@@ -42,6 +42,10 @@ def test_chooses_the_version_that_is_meant(request_, number):
     assert decision.choice.card.version == f"v{number}"
 
 
+def test_two_letters_of_a_short_word_may_be_swapped():
+    assert decide("my mgu on a desk").prompt == "mgq cup on a desk"
+
+
 def test_the_trigger_takes_the_place_of_the_concept():
     assert decide("my newest bear on the beach").prompt == "tdybr4 bear on the beach"
 
