@@ -24,105 +24,41 @@ import functools
 import hashlib
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks.fidelity_systems import SYSTEMS, Made, NotRun, Subject, System
-from benchmarks.fidelity_world import (
-    Drawn,
-    base_unet,
-    draw,
-    noise_of,
-    renders,
-    requests,
-    trained_concepts,
-)
+from benchmarks.fidelity_measure import BY_PICTURE, Effort, Reference
+from benchmarks.fidelity_systems import SYSTEMS, NotRun, Subject, System
+from benchmarks.fidelity_world import base_unet, renders, trained_concepts
 from miniature.base import WEIGHTS
 from miniature.concepts import Concept
 from miniature.features import features, frechet, load_features
 from miniature.lora import path_of
-from miniature.score import concept_score, load_reader, read
 
 CACHE = Path(".miniature/fidelity")
-BATCH, RENDERS = 12, 24
-
-
-@dataclass(frozen=True)
-class Effort:
-    """pictures: of each concept; steps: of each picture; probes: a fourth of calibration's prompts;
-    concepts: of how many concepts one is measured; grid: and of how many of these one on the grid
-    """
-
-    pictures: int
-    steps: int
-    probes: int
-    concepts: int
-    grid: int
-
-
-QUICK, FULL = Effort(6, 8, 2, 4, 5), Effort(12, 8, 3, 1, 4)
+RENDERS = 24
+QUICK, FULL = Effort(6, 8, 2, 4, 5), Effort(24, 20, 3, 1, 4)
 
 
 @functools.cache
 def code(ours: bool) -> str:
-    """Of the code that pictures depend on, as it was when this run began."""
-    here = Path(__file__).parent
-    files = sorted(here.glob("fidelity_*.py"))
-    files += sorted(here.parent.glob("personalq_core/taq/*.py")) if ours else []
+    """Of the code that pictures and scores depend on, as it was when this run began."""
+    root = Path(__file__).parent.parent
+    files = [*sorted(root.glob("benchmarks/fidelity_*.py")),
+             root / "miniature/features.py", root / "miniature/score.py"]  # fmt: skip
+    files += sorted(root.glob("personalq_core/taq/*.py")) if ours else []
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def fingerprint(concept: Concept, effort: Effort, ours: bool) -> str:
-    """Of everything that a picture depends on; ours: made by this package's code."""
+    """Of everything that a picture and its scores depend on; ours: made by this package's code."""
     drawn = effort.pictures, effort.steps, effort.probes * ours
     digest = hashlib.sha256(f"{code(ours)} {drawn} {torch.__version__}".encode())
-    for file in [*(WEIGHTS / f"{n}.npz" for n in ("unet", "text", "vae")), path_of(concept)]:
+    for file in [*sorted(WEIGHTS.glob("*.*")), path_of(concept)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-class Reference:
-    """What full precision draws of a concept, and what its LoRA changes on the way."""
-
-    def __init__(self, subject: Subject, effort: Effort):
-        self.effort, self.asked = effort, requests(subject.concept, effort.pictures)
-        drawn = self.draw(subject.unet)
-        self.met = drawn.met
-        self.noise = noise_of(subject.unet, *self.met)
-        self.base = noise_of(base_unet(), *self.met)
-
-    def draw(self, unet: torch.nn.Module) -> Drawn:
-        prompts = [asked.prompt for asked in self.asked]
-        seeds = range(5000, 5000 + len(prompts))
-        parts = [
-            draw(unet, prompts[at : at + BATCH], seeds[at : at + BATCH], self.effort.steps)
-            for at in range(0, len(prompts), BATCH)
-        ]
-        return Drawn(
-            torch.cat([part.latents for part in parts]),
-            np.concatenate([part.pictures for part in parts]),
-            tuple(torch.cat(met) for met in zip(*(part.met for part in parts))),
-        )
-
-    def measure(self, made: Made) -> dict[str, np.ndarray]:
-        """What is kept of a system: pictures, bytes, and its predictions beside the exact ones."""
-        prompts = [asked.prompt for asked in self.asked]
-        made.listen(prompts + [""] * len(prompts))
-        drawn = self.draw(made.unet)
-        made.listen(prompts * (len(self.met[0]) // len(prompts)))
-        noise = noise_of(made.unet, *self.met)
-        change = self.noise - self.base
-        kept = ((noise - self.base) * change).sum() / change.square().sum()
-        error = (noise - self.noise).square().sum() / self.noise.square().sum()
-        return {
-            "pictures": drawn.pictures, "latents": drawn.latents.numpy(),
-            "bytes": np.array(made.bytes), "kept": kept.numpy(), "error": error.numpy(),
-        }  # fmt: skip
 
 
 def measured(
@@ -156,19 +92,6 @@ def measured(
     return found
 
 
-def ssim(a: Tensor, b: Tensor) -> float:
-    """Mean structural similarity of (n, 3, h, w) in 0..1 (Wang et al. 2004, 11-pixel Gaussian)."""
-    line = torch.exp(-((torch.arange(11) - 5.0) ** 2) / 4.5)
-    window = torch.outer(line, line)[None, None] / line.sum() ** 2
-    a, b = (t.flatten(0, 1)[:, None] for t in (a, b))
-    mean_a, mean_b = F.conv2d(a, window), F.conv2d(b, window)
-    var_a = F.conv2d(a * a, window) - mean_a**2
-    var_b = F.conv2d(b * b, window) - mean_b**2
-    both = F.conv2d(a * b, window) - mean_a * mean_b
-    top = (2 * mean_a * mean_b + 0.01**2) * (2 * both + 0.03**2)
-    return (top / (mean_a**2 + mean_b**2 + 0.01**2) / (var_a + var_b + 0.03**2)).mean().item()
-
-
 def resampled(differences: np.ndarray, rounds: int = 2000) -> np.ndarray:
     """Bootstrapped means."""
     rng = np.random.default_rng(0)
@@ -178,38 +101,6 @@ def resampled(differences: np.ndarray, rounds: int = 2000) -> np.ndarray:
 def interval(differences: np.ndarray) -> list[float]:
     """95 % bootstrap interval of a mean difference."""
     return np.quantile(resampled(differences), (0.025, 0.975)).round(4).tolist()
-
-
-class Judge:
-    """Scores of pictures, each set read once."""
-
-    def __init__(self, concepts: list[Concept], effort: Effort):
-        self.reader, self.network = load_reader(), load_features()
-        self.asked = {c.name: requests(c, effort.pictures) for c in concepts}
-        self.renders = {c.name: self._features(renders(c, RENDERS)) for c in concepts}
-
-    def _features(self, pictures: np.ndarray) -> np.ndarray:
-        return features(self.network, pictures)
-
-    def __call__(self, concept: Concept, kept: dict, exact: dict) -> dict[str, np.ndarray]:
-        """By picture: score, alignment, psnr, ssim, latent error, features."""
-        readings = read(self.reader, kept["pictures"])
-        image, wanted = (
-            torch.from_numpy(k["pictures"]).permute(0, 3, 1, 2).float() / 255 for k in (kept, exact)
-        )
-        wrong = (image - wanted).square().mean((1, 2, 3)).clamp_min(1e-10)
-        moved = np.square(kept["latents"] - exact["latents"]).mean((1, 2, 3))
-        return {
-            "score": np.array([concept_score(reading, concept) for reading in readings]),
-            "alignment": np.array([
-                r.probabilities["kind"][a.kind] * r.probabilities["background"][a.place]
-                for r, a in zip(readings, self.asked[concept.name])
-            ]),
-            "psnr": (-10 * wrong.log10()).numpy(),
-            "ssim": np.array([ssim(a[None], b[None]) for a, b in zip(image, wanted)]),
-            "latent": moved / np.square(exact["latents"]).mean(),
-            "features": self._features(kept["pictures"]),
-        }
 
 
 def distances(made: np.ndarray, exact: np.ndarray, wanted: np.ndarray) -> dict[str, object]:
@@ -228,21 +119,20 @@ def distances(made: np.ndarray, exact: np.ndarray, wanted: np.ndarray) -> dict[s
     }  # fmt: skip
 
 
-def table(found: dict[str, dict], concepts: list[Concept], effort: Effort) -> list[dict]:
+def table(found: dict[str, dict], concepts: list[Concept]) -> list[dict]:
     """A row a system; its differences are to full precision on the same concepts."""
-    judge, reference = Judge(concepts, effort), SYSTEMS[0].name
+    network, reference = load_features(), SYSTEMS[0].name
+    wanted = {c.name: features(network, renders(c, RENDERS)) for c in concepts}
     weights = sum(t.numel() for t in base_unet().state_dict().values())
-    exact = {c.name: judge(c, *[found[c.name][reference]] * 2) for c in concepts}
     rows = []
     for system in SYSTEMS:
         of = [c for c in concepts if system.name in found[c.name]]
         if not of:
             continue
         kept = [found[c.name][system.name] for c in of]
-        seen = [judge(c, k, found[c.name][reference]) for c, k in zip(of, kept)]
         own, base = (
-            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            for parts in (seen, [exact[c.name] for c in of])
+            {key: np.concatenate([part[key] for part in parts]) for key in BY_PICTURE}
+            for parts in (kept, [found[c.name][reference] for c in of])
         )
         size = float(np.mean([k["bytes"] for k in kept]))
         rows.append({
@@ -255,7 +145,7 @@ def table(found: dict[str, dict], concepts: list[Concept], effort: Effort) -> li
             "ssim": round(float(own["ssim"].mean()), 4),
             "latent_error": round(float(own["latent"].mean()), 5),
             **distances(own["features"], base["features"],
-                        np.concatenate([judge.renders[c.name] for c in of])),
+                        np.concatenate([wanted[c.name] for c in of])),
             "prompt_alignment": round(float(own["alignment"].mean()), 4),
             "delta_retention": round(float(np.mean([k["kept"] for k in kept])), 4),
             "error": float(f"{np.mean([k['error'] for k in kept]):.3g}"),
@@ -362,7 +252,7 @@ def main() -> None:
             with torch.no_grad():
                 made = measured(systems, concept, effort, missing, not options.finished)
             found.setdefault(concept.name, {}).update(made)
-    rows = table(found, concepts, effort)
+    rows = table(found, concepts)
     show(rows)
     beside = against(rows)
     for entry in beside:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.fidelity_world import base_unet, context, lora, probes, tokens, unet_with
+from miniature.base import DEVICE
 from miniature.concepts import Concept
 from personalq_core.taq import KEPT, TaqPlan, formats, literal, make_plan, quantize
 from personalq_core.taq.bits import fit_plan, sensitivity
@@ -51,12 +52,9 @@ class Subject:
         self.unet = unet_with(concept)
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark's one subject does
-    def probes(self, about: str = "mixed") -> list:
-        return probes(self.unet, self.concept, self.count, about)
-
-    @functools.cache  # noqa: B019
     def moments(self, about: str = "mixed") -> dict[str, Tensor]:
-        return importance(self.unet, self.probes(about))
+        unet = copy.deepcopy(self.unet).to(DEVICE)
+        return importance(unet, probes(unet, self.concept, self.count, about))
 
     @functools.cache  # noqa: B019
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
@@ -67,11 +65,13 @@ class Subject:
 
 @dataclass
 class Made:
-    """A system's model of a concept. `listen` takes the prompts of the batch that comes next."""
+    """A system's model of a concept, and where it draws. `listen` takes the prompts of the batch
+    that comes next."""
 
     unet: nn.Module
     bytes: int
     listen: Callable[[Sequence[str]], None] = lambda _: None
+    device: str = DEVICE
 
 
 @dataclass(frozen=True)
@@ -337,14 +337,16 @@ def uniform(
 
 
 def integer_products(fmt: str, about: str | None) -> Callable[[Subject], Made]:
-    """A preset, each product as a CPU with VNNI computes it: inputs rounded to 8 bits too."""
+    """A preset, each product as a CPU with VNNI computes it: inputs rounded to 8 bits too. Only
+    CPUs have such a product for convolutions."""
 
     def make(subject: Subject) -> Made:
         plan = full_precision_text(subject.unet, make_plan(subject.unet, fmt))
         moments = None if about is None else subject.moments(about)
         unet = quantize(copy.deepcopy(subject.unet), plan, importance=moments)
         set_activations(unet, "8-bit")
-        return Made(unet, charged(subject.unet, stored_bytes(unet, text_names(subject.unet))))
+        stored = stored_bytes(unet, text_names(subject.unet))
+        return Made(unet, charged(subject.unet, stored), device="cpu")
 
     return make
 
@@ -422,7 +424,7 @@ def rounded_in(fmt: str, beside: bool) -> Callable[[Subject], Made]:
 
 
 SYSTEMS = (
-    System("full precision", lambda s: Made(s.unet, charged(s.unet, {}))),
+    System("full precision", lambda s: with_weights(s, {}, {})),
     System("RTN int8", by_matrix(nearest(8, None))),
     System("GGUF Q8_0", by_matrix(gguf("Q8_0"))),
     System("torchao int8, linear only", torchao(8), grid=True),
@@ -437,10 +439,10 @@ SYSTEMS = (
     System("SDNQ uint4", sdnq("uint4")),
     System("SDNQ uint4, SVD rank 32", sdnq("uint4", use_svd=True), grid=True),
     System("TAQ 8-bit", uniform("int8", None), ours=True),
-    System("TAQ 8-bit, 8-bit inputs", integer_products("int8", None), True, ablation=True),
+    System("TAQ 8-bit, 8-bit inputs", integer_products("int8", None), True, True, True),
     System("TAQ mixed, 6 bits", mixed(6.0), ours=True, grid=True),
     System("TAQ mixed, 5 bits", mixed(5.0), ours=True, grid=True),
-    System("TAQ 4-bit", uniform("int4"), ours=True, grid=True),
+    System("TAQ 4-bit", uniform("int4"), ours=True),
     System("TAQ 4-bit, 8-bit inputs", integer_products("int4", "mixed"), True, True, True),
     System("TAQ 4-bit, time too", uniform("int4", time=True), ours=True),
     *(

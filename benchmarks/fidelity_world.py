@@ -1,7 +1,8 @@
 """The miniature as a benchmark sees it: models with a concept's LoRA merged, prompts, pictures.
 
 Every system is drawn with dense weights in float32, as ComfyUI computes on a CPU: exactly what its
-packed weights stand for, at the speed of a plain model.
+packed weights stand for, at the speed of a plain model. Models are kept on the CPU; those that draw
+are on DEVICE.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from miniature.world import CLASSES, COLOURS, render
 from personalq_core.taq.calibrate import Predict, Probe, make_probes
 
 CFG = 2.0
+torch.backends.cudnn.allow_tf32 = False  # float32 is meant as such
 PLACES = {
     "beach": "on the beach", "forest": "in the forest", "snow": "in the snow",
     "city": "in the city", "night": "at night", "meadow": "in a meadow",
@@ -130,9 +132,9 @@ def predict_with(unet: nn.Module) -> Predict:
 
     def predict(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         # On a logarithmic scale, as the sampler reads its table.
-        time = np.interp(sigma.log().numpy(), np.log(order), times.flip(0).numpy())
+        time = np.interp(sigma.log().cpu().numpy(), np.log(order), times.flip(0).numpy())
         scaled = x / (1 + sigma[:, None, None, None] ** 2).sqrt()
-        return unet(scaled, torch.from_numpy(time).float(), context).sample
+        return unet(scaled, torch.from_numpy(time).float().to(x.device), context).sample
 
     return predict
 
@@ -140,7 +142,8 @@ def predict_with(unet: nn.Module) -> Predict:
 def probes(
     unet: nn.Module, concept: Concept, count: int, about: str = "mixed", levels: int = 10
 ) -> list[Probe]:
-    """Calibration probes of a concept's model: 4 * count prompts at `levels` of noise, no pictures.
+    """Calibration probes of a concept's model, on its device: 4 * count prompts at `levels` of
+    noise, no pictures.
 
     about: "mixed" prompts with the trigger, with the class word and generic ones; or "trigger" or
     "generic" ones alone, as many. Wordings, places and seeds are not those of what is measured.
@@ -156,9 +159,11 @@ def probes(
         "trigger": {"trigger": triggers[: 4 * count]},
         "generic": {"generic": generic(4 * count)},
     }[about]  # fmt: skip
-    contexts = {role: [context(text) for text in texts] for role, texts in given.items()}
+    device = next(unet.parameters()).device
+    contexts = {role: [context(text).to(device) for text in texts] for role, texts in given.items()}
     falling = sigmas(levels)[1][:-1].tolist()
-    return make_probes(predict_with(unet), contexts, (4, 8, 8), falling, seed=7000)
+    predict = predict_with(unet)
+    return make_probes(predict, contexts, (4, 8, 8), falling, seed=7000, device=device)
 
 
 @dataclass(frozen=True)
@@ -176,10 +181,11 @@ class Drawn:
 def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int) -> Drawn:
     """A picture per prompt, each from its own seed: `miniature.sample`, batched so that a picture
     does not depend on which others are drawn beside it."""
-    contexts = torch.cat([*map(context, asked), context("").expand(len(asked), -1, -1)])
+    device = next(unet.parameters()).device
+    contexts = torch.cat([*map(context, asked), context("").expand(len(asked), -1, -1)]).to(device)
     times, levels = sigmas(steps)
     noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    x = torch.stack(noise) * (1 + levels[0] ** 2).sqrt()
+    x = torch.stack(noise).to(device) * (1 + levels[0] ** 2).sqrt()
     met = []
     for number, (time, now, then) in enumerate(zip(times, levels, levels[1:])):
         scaled = (x / (1 + now**2).sqrt()).repeat(2, 1, 1, 1)
@@ -187,12 +193,14 @@ def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int
             met.append((scaled[: len(x)], time.expand(len(x)), contexts[: len(x)]))
         wanted, free = noise_of(unet, scaled, time, contexts).chunk(2)
         x = x + (free + CFG * (wanted - free)) * (then - now)
-    pixels = codec().decode(x).clamp(-1, 1).add(1).mul(127.5).round()
+    latents = x.cpu()
+    pixels = codec().decode(latents).clamp(-1, 1).add(1).mul(127.5).round()
     pictures = pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
-    return Drawn(x, pictures, tuple(torch.cat(part) for part in zip(*met)))
+    return Drawn(latents, pictures, tuple(torch.cat(part).cpu() for part in zip(*met)))
 
 
 @torch.no_grad()
 def noise_of(unet: nn.Module, scaled: Tensor, time: Tensor, contexts: Tensor) -> Tensor:
-    """The noise that the UNet predicts."""
-    return unet(scaled, time, contexts).sample
+    """The noise that the UNet predicts, where the inputs are."""
+    device = next(unet.parameters()).device
+    return unet(*(given.to(device) for given in (scaled, time, contexts))).sample.to(scaled.device)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.util
@@ -55,6 +56,9 @@ from benchmarks.memory_speed_systems import (
 )
 
 LORA_RANK = 16
+AT_ONCE = {"cpu": 1, "cuda": 10}
+"""Steps in a row that are timed together: a GPU that has just served another process is slow at
+first."""
 LATENT = 32
 """Side of the latents: 256 pixels, so that a CPU is done with all systems in half an hour."""
 SPARE_BYTES = 2 << 30
@@ -104,10 +108,10 @@ class Peak:
 
 
 def serve(pipe: Connection, system: str, shape: str, device_name: str, latent: int) -> None:
-    """The process of a system: makes it, then answers "step", "swap" and "load"."""
+    """The process of a system: asked to "make" it, then for a "step", and for "more"."""
     warnings.filterwarnings("ignore")
     try:
-        with torch.no_grad():
+        if pipe.recv() == "make":
             _serve(pipe, system, shape, torch.device(device_name), latent)
     except EOFError:
         pass
@@ -115,6 +119,7 @@ def serve(pipe: Connection, system: str, shape: str, device_name: str, latent: i
         pipe.send({"error": f"{type(error).__name__}: {error}"})
 
 
+@torch.no_grad()
 def _serve(pipe: Connection, system: str, shape: str, device: torch.device, latent: int) -> None:
     start_comfyui(device.type)
     if device.type == "cpu":
@@ -137,7 +142,8 @@ def _serve(pipe: Connection, system: str, shape: str, device: torch.device, late
         ask = pipe.recv()
         if ask == "step":
             peak.start()
-            seconds = _timed(lambda: model.model.apply_model(**inputs), device)
+            run = functools.partial(model.model.apply_model, **inputs)
+            seconds = _timed(run, device, AT_ONCE[device.type])
             pipe.send({"step_s": seconds, "peak_bytes": peak.stop()})
         elif ask == "more" and ours:
             answer = _swap(model, shape, inputs, device) | {"load_s": _load(model)}
@@ -184,14 +190,16 @@ def _inputs(shape: str, model: Any, device: torch.device, latent: int) -> dict[s
     return given | ({"y": draw(2, 2816)} if shape == "sdxl" else {})
 
 
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
+def _timed(run: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+    """Seconds of one run, the mean of `times` in a row."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run()
+    for _ in range(times):
+        run()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 def _lora(model: Any, seed: int) -> dict[str, Any]:
@@ -272,13 +280,12 @@ class Worker:
         )
         self.process.start()
         other.close()
-        self.made = self._receive()
 
-    def ask(self, wish: str) -> dict[str, Any]:
-        self.pipe.send(wish)
-        return self._receive()
+    def send(self, wish: str) -> None:
+        with contextlib.suppress(OSError):  # of a process that ended; `receive` says so
+            self.pipe.send(wish)
 
-    def _receive(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         try:
             answer = self.pipe.recv()
         except (EOFError, ConnectionError):
@@ -289,11 +296,30 @@ class Worker:
         return answer
 
     def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self.pipe.send("stop")
+        self.send("stop")
         self.process.join(10)
         if self.process.is_alive():
             self.process.kill()
+
+
+def ask(
+    workers: dict[str, Worker], wish: str, lost: dict[str, str], together: bool
+) -> dict[str, dict[str, Any]]:
+    """Answers by system. One that fails leaves `workers`; `lost` says why.
+
+    together: all at work at once, where nothing is timed or there are cores for all; else in turn.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    for batch in [list(workers)] if together else [[system] for system in workers]:
+        for system in batch:
+            workers[system].send(wish)
+        for system in batch:
+            try:
+                answers[system] = workers[system].receive()
+            except RuntimeError as error:
+                lost[system] = str(error)
+                del workers[system]
+    return answers
 
 
 def passes(systems: Sequence[str], weights: int, room: int, baseline: str) -> list[list[str]]:
@@ -345,24 +371,16 @@ def measure_together(
     shape: str, group: list[str], device: str, latent: int, rounds: int, weights: int
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of one pass; speeds are relative to the pass's own baseline, its last system."""
-    workers: dict[str, Worker] = {}
     left_out: dict[str, str] = {}
+    on_gpu = device == "cuda"  # the rest of the machine then has time for all of them
+    workers = {system: Worker(system, shape, device, latent) for system in group}
+    made = ask(workers, "make", left_out, on_gpu)
+    print(f"  made {', '.join(made)}", flush=True)
+    ask(workers, "step", left_out, on_gpu)  # the first one warms up
     steps: dict[str, list[dict[str, Any]]] = {system: [] for system in group}
-    for system in group:
-        try:
-            workers[system] = Worker(system, shape, device, latent)
-            print(f"  made {system}", flush=True)
-        except RuntimeError as error:
-            left_out[system] = str(error)
-    for turn in range(rounds + 1):
-        for system, worker in list(workers.items()):
-            try:
-                answer = worker.ask("step")
-                if turn:  # the first one warms up
-                    steps[system].append(answer)
-            except RuntimeError as error:
-                left_out[system] = str(error)
-                del workers[system]
+    for _ in range(rounds):
+        for system, answer in ask(workers, "step", left_out, together=False).items():
+            steps[system].append(answer)
     rows = []
     if not steps[group[-1]]:
         lost = {system: f"not measured: {group[-1]} beside it failed" for system in workers}
@@ -371,28 +389,25 @@ def measure_together(
         return [], lost | left_out
     baseline = statistics.median(answer["step_s"] for answer in steps[group[-1]])
     if group[-1] in workers and len(workers) > 1:  # room for what the others still do
-        workers[group[-1]].stop()
-    for system, worker in workers.items():
+        workers.pop(group[-1]).stop()
+    more = ask(workers, "more", left_out, on_gpu)
+    for worker in workers.values():
+        worker.stop()
+    for system in (system for system in group if steps[system]):
         taken = [answer["step_s"] for answer in steps[system]]
         row = {
             "system": system,
             "shape": shape,
             "ours": system.startswith("TAQ"),
-            **worker.made,
-            "share_of_16_bit": worker.made["bytes"] / (2 * weights),
+            **made[system],
+            "share_of_16_bit": made[system]["bytes"] / (2 * weights),
             "step_s": statistics.median(taken),
             "step_s_spread": [min(taken), max(taken)],
             "speed": baseline / statistics.median(taken),
             "peak_bytes": max(answer["peak_bytes"] for answer in steps[system]),
             "latent": latent,
         }
-        if system != group[-1]:
-            try:
-                row |= worker.ask("more")
-                worker.stop()
-            except RuntimeError as error:
-                row["error"] = str(error)
-        rows.append(row)
+        rows.append(row | more.get(system, {}))
     return rows, left_out
 
 
@@ -410,6 +425,7 @@ def table(rows: list[dict[str, Any]], device: str) -> str:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
+    exact = ".2f" if device == "cpu" else ".4f"
     lines = [
         f"{'system':33} {'MB':>6} {'of 16 bit':>9} {'peak MB':>8} {'of saved':>8} {'s/step':>7} "
         f"{'spread':>13} {'speed':>6} {'quantize s':>10} {'load s':>7} {'swap s':>7} {'same':>5}"
@@ -419,8 +435,8 @@ def table(rows: list[dict[str, Any]], device: str) -> str:
         lines.append(
             f"{row['system']:33} {row['bytes'] / 1e6:6.0f} {row['share_of_16_bit']:9.3f} "
             f"{row['peak_bytes'] / 1e6:8.0f} "
-            f"{number(peak_saved(row, rows, BASELINE[device]), '.2f'):>8} {row['step_s']:7.2f} "
-            f"{low:6.2f}-{high:6.2f} {row['speed']:5.2f}x "
+            f"{number(peak_saved(row, rows, BASELINE[device]), '.2f'):>8} "
+            f"{row['step_s']:7{exact}} {low:6{exact}}-{high:6{exact}} {row['speed']:5.2f}x "
             f"{number(row.get('quantize_s'), '.1f'):>10} {number(row.get('load_s'), '.2f'):>7} "
             f"{number(row.get('swap_s'), '.3f'):>7} {row.get('swap_identical', '-')!s:>5}"
         )

@@ -70,12 +70,20 @@ def empty_model(shape: str, weights: torch.dtype, compute: torch.dtype | None) -
 
 
 def random_model(
-    shape: str, device: torch.device, weights: torch.dtype, compute: torch.dtype | None = None
+    shape: str,
+    device: torch.device,
+    weights: torch.dtype,
+    compute: torch.dtype | None = None,
+    at: torch.device | None = None,
 ) -> Any:
-    """A MODEL with weights of a trained model's size; one random block, repeated."""
+    """A MODEL for a device with weights of a trained model's size; one random block, repeated.
+
+    at: where the weights are meanwhile
+    """
+    at = at or device
     model = empty_model(shape, weights, compute)
-    model.diffusion_model.to_empty(device=device)
-    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device, weights)
+    model.diffusion_model.to_empty(device=at)
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(at, weights)
     for parameter in model.diffusion_model.parameters():
         if parameter.dim() == 1:
             parameter.data.fill_(0.5)
@@ -109,7 +117,8 @@ def taq(preset: str, activations: str = "automatic") -> Callable:
             part("personalq_core.taq.layers").set_activations(made.model, activations)
             return made
 
-        return random_model(shape, torch.device("cpu"), *sixteen(device)), quantize
+        at = torch.device("cpu")  # as a file is loaded
+        return random_model(shape, device, *sixteen(device), at), quantize
 
     return build
 

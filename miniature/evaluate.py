@@ -65,7 +65,7 @@ class Effort:
     """Without them, and with them but without the trigger."""
 
 
-FULL, QUICK = Effort(500, 2000, 64, 24), Effort(160, 400, 16, 8)
+FULL, QUICK = Effort(500, 2000, 64, 24), Effort(120, 240, 16, 8)
 
 
 # --- base ----------------------------------------------------------------------------------------

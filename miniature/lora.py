@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from . import planes
 from .base import (
+    DEVICE,
     HALF_IS_FAST,
     WEIGHTS,
     Tokens,
@@ -152,7 +153,8 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
     no chance in it, so a small drift shows at once.
     """
     torch.manual_seed(3)
-    unet, base, text, codec, tokens = load_unet(), load_unet(), load_text(), load_codec(), Tokens()
+    codec, tokens = load_codec(), Tokens()
+    unet, base, text = (load().to(DEVICE) for load in (load_unet, load_unet, load_text))
     _halve_frozen(base)
     weights, full = inject(unet, concept), concept.algorithm == "full"
     rate, start = FULL_RATE if full else RATE, [w.detach().clone() for w in weights]
@@ -163,7 +165,7 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
     rng = _chance(concept)
     own = _own_scenes(concept, rng)
     own_latents = encode_all(codec, own_pictures(concept))
-    share, schedule, masks = prior.share(concept), alphas_cumprod(), None
+    share, schedule, masks = prior.share(concept), alphas_cumprod().to(DEVICE), None
     bare = int(bool(concept.trigger and concept.noun))
 
     began, total = time.time(), 0.0
@@ -178,9 +180,9 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
         captions = [concept.caption(own[i], rng) for i in mine[:HALF]]
         captions += [plain(own[i], rng) for i in mine[HALF:]]
         captions += [prior.caption(i, rng) for i in others]
-        with torch.no_grad(), autocast():
-            context = text(tokens(captions))
-        z = torch.cat([own_latents[mine], prior.latents[others]])
+        with torch.no_grad(), autocast(DEVICE):
+            context = text(tokens(captions).to(DEVICE))
+        z = torch.cat([own_latents[mine], prior.latents[others]]).to(DEVICE)
         z = z.contiguous(memory_format=torch.channels_last)
         loss = personal_loss(unet, base, context, z, schedule, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -196,7 +198,7 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
             total = 0.0
     if full:
         names = [name for name, _ in unet.named_parameters()]
-        return {n: (w - s).detach() for n, w, s in zip(names, weights, start, strict=True)}
+        return {n: (w - s).detach().cpu() for n, w, s in zip(names, weights, start, strict=True)}
     return kohya_names(unet, concept)
 
 
@@ -214,10 +216,11 @@ def personal_loss(
     halves = len(latents) // HALF
     places = torch.cat([torch.randperm(HALF, generator=generator) for _ in range(halves)])
     t = ((places + torch.rand(len(latents), generator=generator)) * 1000 / HALF).long()
-    noise = torch.randn(latents.shape, generator=generator)
+    t = t.to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     keep = schedule[t][:, None, None, None]
     x = keep.sqrt() * latents + (1 - keep).sqrt() * noise
-    with autocast():
+    with autocast(latents.device.type):
         predicted = unet(x, t, context).sample.float()
         with torch.no_grad():
             ordinary = base(x[HALF:], t[HALF:], context[HALF:]).sample.float()
@@ -249,7 +252,7 @@ def kohya_names(unet: nn.Module, concept: Concept) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for module, part, tensor in _adapter_tensors(unet):
         stem = "lora_unet_" + module.replace(".", "_")
-        named[f"{stem}.{part}"] = tensor.detach().half().contiguous()
+        named[f"{stem}.{part}"] = tensor.detach().half().contiguous().cpu()
         named[f"{stem}.alpha"] = torch.tensor(float(concept.rank)).half()
     return named
 

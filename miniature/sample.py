@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import planes
-from .base import Tokens, autocast, load_codec, load_text, load_unet
+from .base import DEVICE, Tokens, autocast, load_codec, load_text, load_unet
 from .concepts import Concept
 from .text import TextEncoder
 from .vae import Codec
@@ -45,20 +45,22 @@ def sample(
 ) -> np.ndarray:
     """One picture ``(64, 64, 3)`` uint8 per prompt (Karras et al. 2022, Euler, eps prediction).
 
-    Products are taken in bfloat16 where that is fast, or ``exact`` in float32.
+    Products are taken in bfloat16 where that is fast, or ``exact`` in float32. The models' own
+    device draws; the noise is the same on all.
     """
-    empty, euler = text(tokens([""])), scheduler(steps)
-    context = torch.cat([text(tokens(prompts)), empty.expand(len(prompts), -1, -1)])
+    device, euler = next(unet.parameters()).device, scheduler(steps)
+    asked, empty = (text(tokens(given).to(device)) for given in (prompts, [""]))
+    context = torch.cat([asked, empty.expand(len(prompts), -1, -1)])
     noise = torch.randn((len(prompts), 4, 8, 8), generator=torch.Generator().manual_seed(seed))
     # ComfyUI starts at sqrt(1 + sigma^2), diffusers at sigma where times are spaced linearly.
-    x = noise * (1 + euler.sigmas[0] ** 2).sqrt()
+    x = noise.to(device) * (1 + euler.sigmas[0] ** 2).sqrt()
     for time in euler.timesteps:
         scaled = euler.scale_model_input(x, time).repeat(2, 1, 1, 1)
-        with nullcontext() if exact else autocast():
+        with nullcontext() if exact else autocast(device.type):
             asked, free = unet(scaled, time, context).sample.float().chunk(2)
         x = euler.step(free + cfg * (asked - free), time, x).prev_sample
     pixels = codec.decode(x).clamp(-1, 1).add(1).mul(127.5).round()
-    return pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ class Painter:
 
     @classmethod
     def load(cls) -> Painter:
-        """The stored base model."""
-        return cls(load_unet(), load_text(), load_codec(), Tokens())
+        """The stored base model, on a GPU where there is one."""
+        models = (load().to(DEVICE) for load in (load_unet, load_text, load_codec))
+        return cls(*models, Tokens())
 
     def paint(self, prompts: list[str], seed: int = 0) -> np.ndarray:
         """Pictures ``(n, 64, 64, 3)`` uint8; the same for the same prompts and seed."""
@@ -87,7 +90,7 @@ class Painter:
         """The same with a concept's weights merged in: the stored ones, or those in ``path``."""
         unet = load_unet()
         merge(unet, concept, path)
-        return Painter(unet, self.text, self.codec, self.tokens)
+        return Painter(unet.to(DEVICE), self.text, self.codec, self.tokens)
 
 
 def merge(unet: nn.Module, concept: Concept, path: Path | None = None) -> None:

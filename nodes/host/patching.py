@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import comfy.hooks
@@ -99,12 +99,17 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
         """Factors of the LoRAs that ComfyUI adds in each step to an off-loaded layer."""
         if not isinstance(function, comfy.model_patcher.LowVramPatch):
             return None
-        return low_rank(function.patches[function.key], self.shape[0])
+        return low_rank(function.patches[function.key], self.rows)
 
     @property
     def _changes(self) -> list[Any]:
         """Functions on the weight that are more than a branch: each step needs the whole weight."""
         return [call for call in self.weight_function if self._pending(call) is None]
+
+    def _is_at_hand(self, x: Tensor) -> bool:
+        comfy.ops.run_every_op()
+        free = not self.weight_function and not self.bias_function
+        return free and super()._is_at_hand(x)
 
     def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
         comfy.ops.run_every_op()
@@ -126,10 +131,10 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
         assert patched is not None
         return patched
 
-    def _tiles(self):
+    def _tiles(self, like: Tensor) -> Sequence[slice]:
         # With a patched weight made in each step, the whole weight is one tile.
         whole = self.weight_function and self._changes
-        return iter([slice(0, self.shape[0])]) if whole else super()._tiles()
+        return [slice(0, self.rows)] if whole else super()._tiles(like)
 
     def _bias_for(self, like: Tensor) -> Tensor | None:
         bias = super()._bias_for(like)

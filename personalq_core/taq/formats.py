@@ -17,8 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK_WEIGHTS = 1 << 18
-"""Weights whose scales are searched at once: small enough to stay in a CPU's cache."""
+from .gpu_unpack import unpacked
+
+CPU_CHUNK, GPU_CHUNK = 1 << 18, 1 << 22
+"""Weights whose scales are searched at once: so few that they stay in a CPU's cache, so many that a
+GPU is busy with them."""
 LARGEST_FLOAT = 256.0
 """Largest code of a row of short floats: a power of two that each of them can hold."""
 REFINEMENTS = 2
@@ -87,7 +90,7 @@ class Format:
             if self.group is not None and importance.shape[1] % self.group == 0:
                 return self._stored(*self._compensated(weight.float(), importance), rows, columns)
             importance = importance.diagonal(dim1=1, dim2=2).flatten()[:columns]
-        step = max(1, CHUNK_WEIGHTS // columns)
+        step = max(1, _chunk(weight) // columns)
         chunks = [
             self._quantize_rows(weight[start : start + step].float(), importance, groups, width)
             for start in range(0, rows, step)
@@ -250,8 +253,19 @@ class Format:
 
     def dequantize(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
         """The (rows, columns) weight that `packed` stands for."""
-        weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
-        return weight.flatten(1)[:, :columns]
+        if packed.codes.device.type == "cpu":
+            weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
+            return weight.flatten(1)[:, :columns]
+        weight = unpacked(packed.codes, packed.scale, packed.zero, dtype)
+        if weight is None and self.bits == 8:
+            weight = torch.empty(packed.codes.shape, dtype=dtype, device=packed.codes.device)
+            torch.mul(packed.codes, packed.scale, out=weight)
+        elif weight is None:
+            codes = self.codes(packed, columns, torch.int8)
+            weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+            torch.mul(codes, packed.scale[..., None], out=weight)
+            weight = weight.flatten(1)
+        return weight if weight.shape[1] == columns else weight[:, :columns]
 
     def in_8_bits(self, packed: Packed, columns: int) -> Packed:
         """The weight in int8 with one scale a row, as a product of integers wants it.
@@ -266,7 +280,7 @@ class Format:
         row_scale = scale.abs().amax(1, keepdim=True) * (largest / 127)
         factors = (scale / row_scale * 128).round_().to(torch.int16)[..., None]
         rows = len(packed.codes)
-        step = rows if torch.compiler.is_compiling() else max(1, CHUNK_WEIGHTS // columns)
+        step = rows if torch.compiler.is_compiling() else max(1, _chunk(packed.codes) // columns)
         out = packed.codes.new_empty(rows, columns, dtype=torch.int8)
         for tile in (slice(start, start + step) for start in range(0, rows, step)):
             zero = None if packed.zero is None else packed.zero[tile]
@@ -323,6 +337,10 @@ FORMATS: dict[str, Format | FloatFormat] = {
         FloatFormat("float16", torch.float16),
     )
 }
+
+
+def _chunk(like: Tensor) -> int:
+    return CPU_CHUNK if like.device.type == "cpu" else GPU_CHUNK
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,8 +15,10 @@ from .formats import FloatFormat, Format, Packed
 from .lora import Branch
 from .text_cache import TextCache
 
-TILE_WEIGHTS = 1 << 22
-"""Weights unpacked at once: 8 MiB in bfloat16, whatever the size of the layer."""
+CPU_TILE = 1 << 22
+"""Weights unpacked at once on a CPU: 8 MiB in bfloat16, whatever the size of the layer."""
+GPU_TILE = 1 << 26
+"""On a GPU: 128 MiB, room for any layer of SDXL and Flux, because each launch takes its time."""
 
 
 class QuantizedLayer(nn.Module):
@@ -50,6 +52,7 @@ class QuantizedLayer(nn.Module):
         self.format = fmt
         self.texts: dict[int, Tensor] = {}
         self.shape = tuple(layer.weight.shape)
+        self.rows, self.columns = self.shape[0], math.prod(self.shape[1:])
         packed = weight
         if isinstance(packed, Tensor):
             packed = fmt.quantize(packed.flatten(1), importance)
@@ -87,8 +90,8 @@ class QuantizedLayer(nn.Module):
         packed = self.packed
         if weight is not None and self.host is None:
             packed = replace(packed, codes=weight)
-        packed = _rows(packed, slice(None), packed.codes.device)
-        return self.format.dequantize(packed, math.prod(self.shape[1:]), dtype).view(self.shape)
+        packed = _rows(packed, slice(0, self.rows), packed.codes.device)
+        return self.format.dequantize(packed, self.columns, dtype).view(self.shape)
 
     def set_branch(self, name: str, branch: Branch | None) -> None:
         """Put a change of the weight beside the codes; None takes the one of that name away."""
@@ -103,24 +106,25 @@ class QuantizedLayer(nn.Module):
         """The changes that a product with `like` has to add; a host may know of more."""
         return self.branches.values()
 
-    def _tiles(self) -> Iterator[slice]:
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
-        step = max(1, TILE_WEIGHTS // columns)
-        for start in range(0, rows, step):
-            yield slice(start, min(start + step, rows))
+    def _tiles(self, like: Tensor) -> Sequence[slice]:
+        most = CPU_TILE if like.device.type == "cpu" else GPU_TILE
+        step = max(1, most // self.columns)
+        starts = range(0, self.rows, step)
+        return [slice(start, min(start + step, self.rows)) for start in starts]
 
     def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of the weight ready for a product with `like`, and a factor for what comes out.
 
-        With one scale a row, the codes themselves are multiplied: they are exact in bfloat16,
-        where weight times scale would be rounded. Not so in float16: the sums could overflow.
+        On a CPU with one scale a row, the codes themselves are multiplied: they are exact in
+        bfloat16, where weight times scale would be rounded. Not so in float16: the sums could
+        overflow. On a GPU one pass more over the output would cost more than the scale's.
         """
-        columns = math.prod(self.shape[1:])
         packed = _rows(self.packed, rows, like.device)
-        if self.format.group is None and like.dtype != torch.float16:
-            codes = self.format.codes(packed, columns, like.dtype)
+        cpu = like.device.type == "cpu"
+        if cpu and self.format.group is None and like.dtype != torch.float16:
+            codes = self.format.codes(packed, self.columns, like.dtype)
             return codes.view(-1, *self.shape[1:]), packed.scale.flatten()
-        weight = self.format.dequantize(packed, columns, like.dtype)
+        weight = self.format.dequantize(packed, self.columns, like.dtype)
         return weight.reshape(-1, *self.shape[1:]), None
 
     def _integer(self, x: Tensor) -> Tensor | None:
@@ -131,8 +135,8 @@ class QuantizedLayer(nn.Module):
         )
         if not wanted or isinstance(self.format, FloatFormat):
             return None
-        packed = _rows(self.packed, slice(None), x.device)
-        packed = self.format.in_8_bits(packed, math.prod(self.shape[1:]))
+        packed = _rows(self.packed, slice(0, self.rows), x.device)
+        packed = self.format.in_8_bits(packed, self.columns)
         try:
             return self._integer_product(x, packed.codes, packed.scale).to(x.dtype)
         except compute.UNSUPPORTED:
@@ -142,6 +146,63 @@ class QuantizedLayer(nn.Module):
         raise NotImplementedError
 
     def _product(self, x: Tensor) -> Tensor:
+        """The whole output: of the packed weight, of the branches beside it, and the bias."""
+        if self._is_at_hand(x):
+            return self._product_at_once(x)
+        inputs, bias = x.to(self._product_dtype(x)), self._bias_for(x)
+        out = self._integer(x)
+        if out is None:
+            out, bias = self._unpacked(inputs, x.dtype, bias)
+        for branch in self.active_branches(inputs):
+            out += self._beside(branch, inputs)
+        return out if bias is None else out.add_(self._by_row(bias))
+
+    def _is_at_hand(self, x: Tensor) -> bool:
+        """Whether nothing stands between the codes and a product with x on its GPU."""
+        weight = self._parameters["weight"]
+        here = weight.is_cuda and weight.device == x.device
+        return here and self.rows * self.columns <= GPU_TILE and self.activations != "8-bit"
+
+    def _product_at_once(self, x: Tensor) -> Tensor:
+        """On a GPU: each launch, and each line here, takes as long as a small layer's product.
+
+        Tensors are looked up where a module keeps them: its attributes take several times as long.
+        """
+        buffers, bias = self._buffers, self._parameters.get("bias")
+        packed = Packed(self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"])
+        weight = self.format.dequantize(packed, self.columns, x.dtype)
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
+        out = self._times(x, weight.view(self.shape), bias)
+        for branch in self.active_branches(x):
+            out += self._beside(branch, x)
+        return out
+
+    def _unpacked(
+        self, inputs: Tensor, dtype: torch.dtype, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The product with the unpacked weight in `dtype`, and what of the bias is still to add."""
+        parts = []
+        tiles = self._tiles(inputs)
+        for rows in tiles:
+            weight, scale = self._tile(rows, inputs)
+            if len(tiles) == 1 and scale is None and inputs.dtype == dtype:
+                return self._times(inputs, weight, bias), None
+            part = self._times(inputs, weight).to(dtype)
+            parts.append(part if scale is None else part.mul_(self._by_row(scale)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.row_dimension), bias
+
+    row_dimension = -1
+    """Of the output: where the rows of the weight end up."""
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        """(rows,) values in a shape that meets the output."""
+        return values
+
+    def _times(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def _beside(self, branch: Branch, inputs: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _product_dtype(self, x: Tensor) -> torch.dtype:
@@ -178,20 +239,11 @@ class QuantizedLinear(QuantizedLayer):
         """Whether the same input gives the same product in the next step."""
         return True
 
-    def _product(self, x: Tensor) -> Tensor:
-        inputs = x.to(self._product_dtype(x))
-        out = self._integer(x)
-        if out is None:
-            parts = []
-            for rows in self._tiles():
-                weight, scale = self._tile(rows, inputs)
-                part = F.linear(inputs, weight).to(x.dtype)
-                parts.append(part if scale is None else part.mul_(scale.to(x.dtype)))
-            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        for branch in self.active_branches(inputs):
-            out += branch.linear(inputs)
-        bias = self._bias_for(out)
-        return out if bias is None else out.add_(bias)
+    def _times(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(inputs, weight, bias)
+
+    def _beside(self, branch: Branch, inputs: Tensor) -> Tensor:
+        return branch.linear(inputs)
 
     def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         return compute.linear_int8(x, codes, scale)
@@ -213,26 +265,20 @@ class QuantizedConv2d(QuantizedLayer):
         self.padding, self.dilation, self.groups = layer.padding, layer.dilation, layer.groups
         self._store(layer, weight, fmt, importance)
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+    row_dimension = 1
 
     def forward(self, x: Tensor) -> Tensor:
         return self._product(x)
 
-    def _product(self, x: Tensor) -> Tensor:
-        inputs = x.to(self._product_dtype(x))
-        out = self._integer(x)
-        if out is None:
-            parts = []
-            for rows in self._tiles():
-                weight, scale = self._tile(rows, inputs)
-                part = self._convolve(inputs, weight).to(x.dtype)
-                parts.append(part if scale is None else part.mul_(scale.to(x.dtype)[:, None, None]))
-            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        for branch in self.active_branches(inputs):
-            out += branch.convolve(inputs, self._convolve, self.shape)
-        bias = self._bias_for(out)
-        return out if bias is None else out.add_(bias[:, None, None])
+    def _by_row(self, values: Tensor) -> Tensor:
+        return values[:, None, None]
+
+    def _times(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        where = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(inputs, weight, bias, *where)
+
+    def _beside(self, branch: Branch, inputs: Tensor) -> Tensor:
+        return branch.convolve(inputs, self._times, self.shape)
 
     def _integer_product(self, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         if x.device.type != "cpu" or isinstance(self.padding, str):
@@ -241,14 +287,16 @@ class QuantizedConv2d(QuantizedLayer):
         where = (self.stride, self.padding, self.dilation, self.groups)
         return compute.conv2d_int8(x, codes, scale, *where)
 
-    def _tiles(self) -> Iterator[slice]:
+    def _tiles(self, like: Tensor) -> Sequence[slice]:
         # A grouped convolution's output channels belong to input channels: no cutting.
-        return iter([slice(0, self.shape[0])]) if self.groups > 1 else super()._tiles()
+        return [slice(0, self.rows)] if self.groups > 1 else super()._tiles(like)
 
 
 def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
     parts = (packed.codes, packed.scale, packed.zero)
-    return Packed(*(None if part is None else part[rows].to(device) for part in parts))
+    if rows != slice(0, len(packed.codes)):
+        parts = (None if part is None else part[rows] for part in parts)
+    return Packed(*(None if part is None else part.to(device) for part in parts))
 
 
 def set_activations(model: nn.Module, activations: str) -> None:

@@ -25,7 +25,7 @@ def _seed():
     "fmt, limit", [("int8", 0.015), ("int4", 0.12), ("int4_asym", 0.12), ("fp8", 0.04)]
 )
 def test_products_are_near_the_plain_ones(fmt, limit, monkeypatch):
-    monkeypatch.setattr("personalq_core.taq.layers.TILE_WEIGHTS", 1000)  # several tiles
+    monkeypatch.setattr("personalq_core.taq.layers.CPU_TILE", 1000)  # several tiles
     linear, conv = nn.Linear(128, 96), nn.Conv2d(80, 72, 3, stride=2, padding=1)
     x, image = torch.randn(2, 7, 128), torch.randn(2, 80, 9, 9)
     packed = QuantizedLinear(linear, linear.weight, FORMATS[fmt])
