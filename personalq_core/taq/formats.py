@@ -253,18 +253,18 @@ class Format:
 
     def dequantize(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
         """The (rows, columns) weight that `packed` stands for."""
-        if packed.codes.device.type == "cpu":
-            weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
-            return weight.flatten(1)[:, :columns]
+        if packed.codes.device.type != "cpu":
+            return self.dequantize_at_once(packed, columns, dtype)
+        weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
+        return weight.flatten(1)[:, :columns]
+
+    def dequantize_at_once(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """`dequantize` in as few passes and launches as there can be, as a GPU wants it."""
         weight = unpacked(packed.codes, packed.scale, packed.zero, dtype)
-        if weight is None and self.bits == 8:
-            weight = torch.empty(packed.codes.shape, dtype=dtype, device=packed.codes.device)
-            torch.mul(packed.codes, packed.scale, out=weight)
-        elif weight is None:
+        if weight is None:
             codes = self.codes(packed, columns, torch.int8)
             weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-            torch.mul(codes, packed.scale[..., None], out=weight)
-            weight = weight.flatten(1)
+            weight = torch.mul(codes, packed.scale.float()[..., None], out=weight).flatten(1)
         return weight if weight.shape[1] == columns else weight[:, :columns]
 
     def in_8_bits(self, packed: Packed, columns: int) -> Packed:

@@ -30,7 +30,9 @@ def unpacked(
     codes, scale, zero: as in `formats.Packed`
     """
     eight = codes.dtype == torch.int8
-    if triton is None or torch.compiler.is_compiling() or (eight and codes.numel() < WORTHWHILE):
+    if triton is None or not codes.is_cuda or torch.compiler.is_compiling():
+        return None
+    if eight and codes.numel() < WORTHWHILE:
         return None
     count, (rows, columns) = codes.numel(), codes.shape
     grid = ((count + BLOCK - 1) // BLOCK,)

@@ -55,7 +55,7 @@ class QuantizedLayer(nn.Module):
         self.rows, self.columns = self.shape[0], math.prod(self.shape[1:])
         packed = weight
         if isinstance(packed, Tensor):
-            packed = fmt.quantize(packed.flatten(1), importance)
+            packed = fmt.quantize(packed.detach().flatten(1), importance)
         self.weight = nn.Parameter(packed.codes, requires_grad=False)
         self.register_buffer("weight_scale", packed.scale)
         self.register_buffer("weight_zero", packed.zero)
@@ -160,7 +160,7 @@ class QuantizedLayer(nn.Module):
     def _is_at_hand(self, x: Tensor) -> bool:
         """Whether nothing stands between the codes and a product with x on its GPU."""
         weight = self._parameters["weight"]
-        here = weight.is_cuda and weight.device == x.device
+        here = self.host is None and weight.device == x.device and is_gpu(x.device)
         return here and self.rows * self.columns <= GPU_TILE and self.activations != "8-bit"
 
     def _product_at_once(self, x: Tensor) -> Tensor:
@@ -290,6 +290,11 @@ class QuantizedConv2d(QuantizedLayer):
     def _tiles(self, like: Tensor) -> Sequence[slice]:
         # A grouped convolution's output channels belong to input channels: no cutting.
         return [slice(0, self.rows)] if self.groups > 1 else super()._tiles(like)
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether products are made at once there, each weight in one piece."""
+    return device.type == "cuda"
 
 
 def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
