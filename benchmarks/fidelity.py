@@ -149,26 +149,26 @@ def table(found: dict[str, dict], concepts: list[Concept]) -> list[dict]:
             "prompt_alignment": round(float(own["alignment"].mean()), 4),
             "delta_retention": round(float(np.mean([k["kept"] for k in kept])), 4),
             "error": float(f"{np.mean([k['error'] for k in kept]):.3g}"),
-            "_by_picture": {key: own[key] for key in ("score", "psnr", "ssim", "latent")},
+            "_by_picture": {c.name: k for c, k in zip(of, kept)},
         })  # fmt: skip
     return rows
 
 
 def against(rows: list[dict]) -> list[dict]:
-    """Our smallest system beside every other one that takes at least its bytes, picture by picture;
-    each entry: mean and 95 % interval of ours minus the other's.
+    """Our smallest system beside every other one that takes at least its bytes, picture by picture
+    of the concepts that both drew; each entry: mean and 95 % interval of ours minus the other's.
     """
-    ours = min((r for r in rows if r["ours"] and not r["ablation"]), key=lambda r: r["bytes"])
-    full = set(rows[0]["concepts"])
+    ours = min((r for r in rows if r["ours"] and not r["ablation"]), key=lambda r: r["bits"])
     found = []
     for row in rows[1:]:
-        same = set(row["concepts"]) == full == set(ours["concepts"])
-        if row["ours"] or row["bytes"] < ours["bytes"] or not same:
+        mine, theirs = ours["_by_picture"], row["_by_picture"]
+        both = [name for name in mine if name in theirs]
+        if row["ours"] or row["bits"] < ours["bits"] or not both:
             continue
-        entry = {"ours": ours["system"], "peer": row["system"],
-                 "bytes": round(row["bytes"] / ours["bytes"], 3)}  # fmt: skip
-        for key, mine in ours["_by_picture"].items():
-            difference = mine - row["_by_picture"][key]
+        entry = {"ours": ours["system"], "peer": row["system"], "concepts": len(both),
+                 "bits": round(row["bits"] / ours["bits"], 3)}  # fmt: skip
+        for key in ("score", "psnr", "ssim", "latent"):
+            difference = np.concatenate([mine[name][key] - theirs[name][key] for name in both])
             entry[key] = [round(float(difference.mean()), 4), *interval(difference)]
         found.append(entry)
     return found
@@ -187,22 +187,41 @@ def chart(rows: list[dict], path: Path) -> None:
         axes.grid(alpha=0.3)
         if key == "error":
             axes.set_yscale("log")
-        points = [row for row in rows[1:] if not row["ablation"]]
+        # A row of few concepts is of other pictures: it does not belong to the curve.
+        many = len(rows[0]["concepts"]) / 3
+        points = [row for row in rows[1:] if not row["ablation"] and len(row["concepts"]) >= many]
         for kind, (colour, marker) in kinds.items():
             of = sorted(
                 (row for row in points if kind_of(row["system"], row["ours"]) == kind),
                 key=lambda row: row["bits"],
             )
+            if not of:
+                continue
             xs, ys = [row["bits"] for row in of], [row[key] for row in of]
             axes.scatter(xs, ys, color=colour, marker=marker, label=kind, zorder=3)
             if kind == "ours":
                 axes.plot(xs, ys, color=colour)
-            for row in of if kind != "paper" else []:
-                name = row["system"].replace(", groups of 64", "").replace(" (bitsandbytes)", "")
-                axes.annotate(name, (row["bits"], row[key]), (4, 3), fontsize=7,
-                              textcoords="offset points", color=colour)  # fmt: skip
+        left, right = axes.get_xlim()
+        axes.set_xlim(left - 0.6, right + 0.7)  # room for the names
+        figure.draw_without_rendering()
+        for kind in ("ours", "peer"):
+            _name([r for r in points if kind_of(r["system"], r["ours"]) == kind], key, axes,
+                  kinds[kind][0], "right" if kind == "ours" else "left")  # fmt: skip
         axes.legend()
     figure.savefig(path, dpi=130)
+
+
+def _name(rows: list[dict], key: str, axes, colour: str, align: str, apart: float = 12.0) -> None:
+    """Write each point's name beside it, pushed up where it would lie upon the one below."""
+    last = -apart
+    for row in sorted(rows, key=lambda row: row[key]):
+        here = axes.transData.transform((row["bits"], row[key]))[1]
+        last = max(here, last + apart)
+        name = row["system"].replace(", groups of 64", "").replace(" (bitsandbytes)", "")
+        axes.annotate(
+            name, (row["bits"], row[key]), (-7 if align == "right" else 7, (last - here) * 0.72),
+            textcoords="offset points", ha=align, va="center", fontsize=7, color=colour,
+        )  # fmt: skip
 
 
 def kind_of(system: str, ours: bool) -> str:
@@ -256,7 +275,8 @@ def main() -> None:
     show(rows)
     beside = against(rows)
     for entry in beside:
-        print(f"{entry['ours']} - {entry['peer']} ({entry['bytes']:.2f} of the bytes): "
+        print(f"{entry['ours']} - {entry['peer']} ({entry['bits']:.2f} of the bits, "
+              f"{entry['concepts']} concepts): "
               f"score {entry['score']}, PSNR {entry['psnr']}, SSIM {entry['ssim']}")
     for name, reason in missing.items():
         print(f"not run: {name}: {reason}")

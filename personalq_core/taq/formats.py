@@ -253,7 +253,7 @@ class Format:
 
     def dequantize(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
         """The (rows, columns) weight that `packed` stands for."""
-        if packed.codes.device.type != "cpu":
+        if packed.codes.is_cuda:
             return self.dequantize_at_once(packed, columns, dtype)
         weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
         return weight.flatten(1)[:, :columns]

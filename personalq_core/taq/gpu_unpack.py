@@ -6,6 +6,8 @@ is missing they do the work; see `Format.dequantize`.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,9 @@ WORTHWHILE = 1 << 21
 BLOCK = 2048
 """Bytes of codes a program unpacks."""
 
+_failures: list[str] = []
+"""Why Triton does not work here, found out at the first launch: it wants a C compiler, for one."""
+
 
 def unpacked(
     codes: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype
@@ -29,17 +34,32 @@ def unpacked(
 
     codes, scale, zero: as in `formats.Packed`
     """
-    eight = codes.dtype == torch.int8
-    if triton is None or not codes.is_cuda or torch.compiler.is_compiling():
+    if not _is_worth_it(codes):
         return None
-    if eight and codes.numel() < WORTHWHILE:
+    try:
+        return _launch(codes, scale, zero, dtype)
+    except Exception as error:  # Triton's own kinds, of its compiler and of the driver
+        _failures.append(f"{type(error).__name__}: {error}")
+        logging.getLogger(__name__).warning(
+            "Triton does not work here (%s). Weights are unpacked by PyTorch's own operators, "
+            "which takes longer.", _failures[-1].splitlines()[0],
+        )  # fmt: skip
         return None
-    count, (rows, columns) = codes.numel(), codes.shape
-    grid = ((count + BLOCK - 1) // BLOCK,)
+
+
+def _is_worth_it(codes: Tensor) -> bool:
+    if triton is None or _failures or not codes.is_cuda or torch.compiler.is_compiling():
+        return False
+    return codes.dtype != torch.int8 or codes.numel() >= WORTHWHILE
+
+
+def _launch(codes: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
     if codes.get_device() != torch.cuda.current_device():
         with torch.cuda.device(codes.device):
-            return unpacked(codes, scale, zero, dtype)
-    if eight:
+            return _launch(codes, scale, zero, dtype)
+    count, (rows, columns) = codes.numel(), codes.shape
+    grid = ((count + BLOCK - 1) // BLOCK,)
+    if codes.dtype == torch.int8:
         out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
         _unpack_8[grid](codes, scale, out, count, columns, BLOCK)
         return out

@@ -115,13 +115,12 @@ class QuantizedLayer(nn.Module):
     def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of the weight ready for a product with `like`, and a factor for what comes out.
 
-        On a CPU with one scale a row, the codes themselves are multiplied: they are exact in
-        bfloat16, where weight times scale would be rounded. Not so in float16: the sums could
-        overflow. On a GPU one pass more over the output would cost more than the scale's.
+        With one scale a row, the codes themselves are multiplied: they are exact in bfloat16,
+        where weight times scale would be rounded. Not so in float16: the sums could overflow.
+        Nor on a GPU: one pass more over the output would cost more than the rounding.
         """
         packed = _rows(self.packed, rows, like.device)
-        cpu = like.device.type == "cpu"
-        if cpu and self.format.group is None and like.dtype != torch.float16:
+        if not like.is_cuda and self.format.group is None and like.dtype != torch.float16:
             codes = self.format.codes(packed, self.columns, like.dtype)
             return codes.view(-1, *self.shape[1:]), packed.scale.flatten()
         weight = self.format.dequantize(packed, self.columns, like.dtype)

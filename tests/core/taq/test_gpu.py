@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from personalq_core.taq import layers
+from personalq_core.taq import gpu_unpack, layers
 from personalq_core.taq.formats import FORMATS, Format
 from personalq_core.taq.layers import QuantizedConv2d, QuantizedLinear, set_activations
 from personalq_core.taq.lora import Branch
@@ -91,3 +91,22 @@ def test_8_bit_inputs_are_asked_for_in_the_other_way(monkeypatch):
     set_activations(packed, "8-bit")
     monkeypatch.setattr(packed, "_product_at_once", None)
     assert relative(packed(torch.randn(32, 128, device=DEVICE)), torch.zeros(1)) > 0
+
+
+def test_where_triton_fails_pytorch_unpacks_from_then_on(monkeypatch, caplog):
+    calls = []
+
+    def no_compiler(*_):
+        calls.append(1)
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(gpu_unpack, "_failures", [])
+    monkeypatch.setattr(gpu_unpack, "_launch", no_compiler)
+    monkeypatch.setattr(gpu_unpack, "_is_worth_it", lambda codes: not gpu_unpack._failures)
+    fmt, weight = FORMATS["int4"], torch.randn(8, 128)
+    packed = fmt.quantize(weight)
+    for _ in range(2):
+        back = fmt.dequantize_at_once(packed, 128, torch.float32)
+        assert relative(back, weight) < 0.12
+    assert len(calls) == 1
+    assert "Failed to find C compiler" in caplog.text
