@@ -155,15 +155,21 @@ def table(found: dict[str, dict], concepts: list[Concept]) -> list[dict]:
 
 
 def against(rows: list[dict]) -> list[dict]:
-    """Our smallest system beside every other one that takes at least its bytes, picture by picture
-    of the concepts that both drew; each entry: mean and 95 % interval of ours minus the other's.
+    """Our smallest system that drew all concepts beside every peer with at least nine tenths of its
+    bits, picture by picture of the concepts that both drew; each entry: mean and 95 % interval of
+    ours minus the peer's.
     """
-    ours = min((r for r in rows if r["ours"] and not r["ablation"]), key=lambda r: r["bits"])
+    every = len(rows[0]["concepts"])
+    mine = [r for r in rows if r["ours"] and not r["ablation"] and len(r["concepts"]) == every]
+    ours = min(mine, key=lambda row: row["bits"], default=None)
+    if ours is None:
+        return []
     found = []
     for row in rows[1:]:
         mine, theirs = ours["_by_picture"], row["_by_picture"]
         both = [name for name in mine if name in theirs]
-        if row["ours"] or row["bits"] < ours["bits"] or not both:
+        is_peer = kind_of(row["system"], row["ours"]) == "peer"
+        if not is_peer or row["bits"] < 0.9 * ours["bits"] or not both:
             continue
         entry = {"ours": ours["system"], "peer": row["system"], "concepts": len(both),
                  "bits": round(row["bits"] / ours["bits"], 3)}  # fmt: skip
