@@ -14,7 +14,12 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...personalq_core.taq.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from ...personalq_core.taq.layers import (
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    release_workspace,
+)
 from ...personalq_core.taq.lora import Branch
 from ...personalq_core.taq.text_cache import forget_text
 
@@ -194,6 +199,7 @@ class TaqPatching:
     def detach(self, unpatch_all: bool = True, **kwargs: Any) -> Any:
         if unpatch_all:  # else a clone of the model takes over at once
             forget_text(self.model)
+            release_workspace(self.model)
         return super().detach(unpatch_all, **kwargs)
 
     def unpatch_hooks(self, *args: Any, **kwargs: Any) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .formats import FORMATS, Packed
-from .layers import QuantizedLayer
+from .layers import QuantizedLayer, share_workspace
 from .lora import Branch
 from .plan import KEPT, LayerPlan, TaqPlan
 from .quantize import PLAIN, LayerTypes, TaqError
@@ -163,6 +163,7 @@ def restore(model: nn.Module, file: TaqFile, layer_types: LayerTypes = PLAIN) ->
         named = (lacking or unexpected)[0]
         what = "lacks" if lacking else "has"
         raise TaqError(f"The file does not fit the model: it {what} {named}.")
+    share_workspace(model)
     return model.requires_grad_(False)
 
 

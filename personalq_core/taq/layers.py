@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from . import compute
 from .formats import FloatFormat, Format, Packed
+from .gpu_workspace import Workspace
 from .lora import Branch
 from .text_cache import TextCache
 
@@ -41,6 +42,8 @@ class QuantizedLayer(nn.Module):
     """Set on layers that read nothing but text: their products are remembered in `texts`."""
     host: Packed | None = None
     """Set on layers whose weight is kept outside the model; see `evict`. `weight` is empty then."""
+    workspace: Workspace | None = None
+    """Where a GPU unpacks this weight together with its neighbours'; see `share_workspace`."""
 
     def _store(
         self,
@@ -74,7 +77,13 @@ class QuantizedLayer(nn.Module):
     @property
     def packed(self) -> Packed:
         """The weight as it is stored, in the model or outside."""
-        return self.host or Packed(self.weight, self.weight_scale, self.weight_zero)
+        return self.host or Packed(*self.stored)
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Codes, scale and zero in the model."""
+        buffers = self._buffers
+        return self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"]
 
     def evict(self, outside: Packed) -> None:
         """Take the weight out of the state dict: it no longer moves or counts with the model.
@@ -157,7 +166,8 @@ class QuantizedLayer(nn.Module):
         return out if bias is None else out.add_(self._by_row(bias))
 
     def _is_at_hand(self, x: Tensor) -> bool:
-        """Whether nothing stands between the codes and a product with x on its GPU."""
+        """Whether nothing stands between the codes and a product with x on its GPU, and all
+        changes are in `branches`."""
         weight = self._parameters["weight"]
         here = self.host is None and weight.device == x.device and is_gpu(x.device)
         return here and self.rows * self.columns <= GPU_TILE and self.activations != "8-bit"
@@ -165,17 +175,25 @@ class QuantizedLayer(nn.Module):
     def _product_at_once(self, x: Tensor) -> Tensor:
         """On a GPU: each launch, and each line here, takes as long as a small layer's product.
 
-        Tensors are looked up where a module keeps them: its attributes take several times as long.
+        Parts are looked up where a module keeps them: its attributes take several times as long.
         """
-        buffers, bias = self._buffers, self._parameters.get("bias")
-        packed = Packed(self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"])
-        weight = self.format.dequantize(packed, self.columns, x.dtype)
+        weight, bias = self._unpacked_with_others(x), self._parameters.get("bias")
+        if weight is None:
+            packed = Packed(*self.stored)
+            weight = self.format.dequantize(packed, self.columns, x.dtype).view(self.shape)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        out = self._times(x, weight.view(self.shape), bias)
-        for branch in self.active_branches(x):
+        out = self._times(x, weight, bias)
+        for branch in self._modules["branches"]._modules.values():
             out += self._beside(branch, x)
         return out
+
+    def _unpacked_with_others(self, x: Tensor) -> Tensor | None:
+        """The weight where the workspace has it. A gradient would still need it after the others
+        have been there, and a compiler wants to see how it is unpacked."""
+        if self.workspace is None or torch.compiler.is_compiling() or x.requires_grad:
+            return None
+        return self.workspace.weight(self, x.dtype)
 
     def _unpacked(
         self, inputs: Tensor, dtype: torch.dtype, bias: Tensor | None
@@ -301,6 +319,21 @@ def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
     if rows != slice(0, len(packed.codes)):
         parts = (None if part is None else part[rows] for part in parts)
     return Packed(*(None if part is None else part.to(device) for part in parts))
+
+
+def share_workspace(model: nn.Module) -> None:
+    """Let a GPU unpack the weights of the model's neighbouring layers together."""
+    workspace = Workspace()
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            module.workspace = workspace
+
+
+def release_workspace(model: nn.Module) -> None:
+    """Give back the memory of `share_workspace`, as when the model leaves its device."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer) and module.workspace is not None:
+            module.workspace.release()
 
 
 def set_activations(model: nn.Module, activations: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .formats import FORMATS
-from .layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from .layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, share_workspace
 from .plan import KEPT, TaqPlan
 from .repair import repair
 
@@ -52,6 +52,7 @@ def quantize(
         _replace(model, name, packed.train(layer.training))
         if progress is not None:
             progress(done + 1, len(planned))
+    share_workspace(model)
     return model
 
 

@@ -102,7 +102,7 @@ def test_where_triton_fails_pytorch_unpacks_from_then_on(monkeypatch, caplog):
 
     monkeypatch.setattr(gpu_unpack, "_failures", [])
     monkeypatch.setattr(gpu_unpack, "_launch", no_compiler)
-    monkeypatch.setattr(gpu_unpack, "_is_worth_it", lambda codes: not gpu_unpack._failures)
+    monkeypatch.setattr(gpu_unpack, "can_launch", lambda codes: not gpu_unpack._failures)
     fmt, weight = FORMATS["int4"], torch.randn(8, 128)
     packed = fmt.quantize(weight)
     for _ in range(2):

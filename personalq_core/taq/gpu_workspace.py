@@ -1,0 +1,149 @@
+"""Weights of layers that follow one another, unpacked by one launch into memory used over again.
+
+On a fast GPU a launch takes longer than a small layer's product, so one more for each layer would
+be what a step's time goes into. The first pass through a model shows the order of its layers; from
+then on the first of some neighbours unpacks them all.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import gpu_unpack
+from .gpu_unpack import Table
+
+if TYPE_CHECKING:
+    from .layers import QuantizedLayer
+
+TOGETHER = 1 << 25
+"""Weights unpacked at once: 64 MiB in 16 bits. The largest layer of SD1.5 and of SDXL takes 59 MiB
+anyway."""
+
+
+class Workspace:
+    """Where the layers of one model find their weights unpacked.
+
+    It belongs to the thread that ran the model last: another begins anew, with memory of its own,
+    so that nothing is overwritten that is still to be read.
+    """
+
+    def __init__(self) -> None:
+        self._lane: _Lane | None = None
+
+    def __reduce__(self) -> tuple:
+        return Workspace, ()  # a copied model has memory of its own
+
+    def weight(self, layer: QuantizedLayer, dtype: torch.dtype) -> Tensor | None:
+        """The layer's weight in its own shape, there until a layer of other neighbours runs.
+
+        None where the layer has to unpack its weight itself: in the first pass, and where it does
+        not go together with the others.
+        """
+        lane = self._lane
+        if lane is None or lane.thread != threading.get_ident():
+            lane = self._lane = _Lane(layer.stored[0].device)
+        neighbours = lane.neighbours_of.get(layer)
+        if neighbours is None:
+            lane.join(layer, dtype)
+            return None
+        if neighbours.dtype != dtype:
+            return None
+        # The first one always: the codes may be others than in the last pass.
+        anew = lane.unpacked is not neighbours or layer is neighbours.layers[0]
+        if anew and not lane.unpack(neighbours):
+            self._lane = None
+            return None
+        return neighbours.views[layer]
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._lane = None
+
+
+class _Neighbours:
+    """Layers that are unpacked together: who they are, and where their weights then lie.
+
+    room: of all in the workspace, in weights
+    addresses: of the tensors that `table` was made from
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.layers: list[QuantizedLayer] = []
+        self.room = 0
+        self.table: Table | None = None
+        self.addresses: list[int] = []
+        self.views: dict[QuantizedLayer, Tensor] = {}
+
+    def addresses_now(self) -> list[int]:
+        parts = (part for layer in self.layers for part in layer.stored if part is not None)
+        return [part.data_ptr() for part in parts]
+
+    def views_of(self, out: Tensor, table: Table) -> dict[QuantizedLayer, Tensor]:
+        """Each layer's weight in `out`, without the padding of its last group."""
+        return {
+            layer: out[start : start + layer.rows * width]
+            .view(layer.rows, width)[:, : layer.columns]
+            .view(layer.shape)
+            for layer, start, width in zip(self.layers, table.starts, table.widths)
+        }
+
+
+class _Lane:
+    """The memory of one thread and stream, and the layers that share it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.thread, self.device, self.stream = threading.get_ident(), device, _stream(device)
+        self.neighbours_of: dict[QuantizedLayer, _Neighbours] = {}
+        self.last: _Neighbours | None = None
+        self.unpacked: _Neighbours | None = None
+        self.memory = torch.empty(0, dtype=torch.uint8, device=device)
+
+    def join(self, layer: QuantizedLayer, dtype: torch.dtype) -> None:
+        """Make the layer a neighbour of those that ran before it, where it can be one."""
+        codes = layer.stored[0]
+        able = gpu_unpack.can_launch(codes) and gpu_unpack.fits_a_table(*layer.stored)
+        if not able or codes.device != self.device:
+            return
+        room, last = gpu_unpack.room_for(codes), self.last
+        if last is None or last.table or last.dtype != dtype or last.room + room > TOGETHER:
+            last = self.last = _Neighbours(dtype)
+        last.layers.append(layer)
+        last.room += room
+        self.neighbours_of[layer] = last
+
+    def unpack(self, neighbours: _Neighbours) -> bool:
+        """False where codes have moved since, the stream is another, or Triton does not work."""
+        self.unpacked = None
+        addresses = neighbours.addresses_now()
+        if neighbours.table is None:
+            neighbours.addresses = addresses
+            neighbours.table = gpu_unpack.tabulated([layer.stored for layer in neighbours.layers])
+        if neighbours.addresses != addresses or _stream(self.device) != self.stream:
+            return False
+        out = self._out(neighbours)
+        if not neighbours.views:
+            neighbours.views = neighbours.views_of(out, neighbours.table)
+        if not gpu_unpack.unpack_together(neighbours.table, out):
+            return False
+        self.unpacked = neighbours
+        return True
+
+    def _out(self, neighbours: _Neighbours) -> Tensor:
+        """The memory, large enough for whatever has joined."""
+        needed = neighbours.room * neighbours.dtype.itemsize
+        if len(self.memory) < needed:
+            everyone = set(self.neighbours_of.values())
+            for other in everyone:
+                other.views = {}
+            most = max(other.room * other.dtype.itemsize for other in everyone)
+            self.memory = self.memory.new_empty(most)
+        return self.memory[:needed].view(neighbours.dtype)
+
+
+def _stream(device: torch.device) -> object:
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
