@@ -9,9 +9,13 @@ bfloat16 comes first where it is fast: its inputs lose less than int8's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +27,8 @@ MARGIN = 1.3
 TILE_TOKENS = 256
 """Tokens multiplied at once: few enough for what lies between the steps to stay in a CPU's cache.
 """
+
+Way = TypeVar("Way")
 
 UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)
 
@@ -42,11 +48,7 @@ def chosen(device: torch.device) -> str:
 
 @functools.cache
 def measured() -> dict[str, float]:
-    """Seconds of a linear layer and a convolution of usual shapes on this CPU, by way.
-
-    Interleaved, the best of nine, of a hopeless one the first; infinity where this PyTorch lacks
-    the operator.
-    """
+    """Seconds of a linear layer and a convolution of usual shapes on this CPU, by way."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 640, generator=generator) for n in (512, 1280))
     image = torch.randn(1, 320, 24, 24, generator=generator)
@@ -64,23 +66,37 @@ def measured() -> dict[str, float]:
         F.conv2d(image.to(half), kernel_codes.to(half), padding=1).float()
 
     def int8() -> None:
-        linear_int8(x, codes, scale)
+        linear_by_torch(x, codes, scale)
         conv2d_int8(image, kernel_codes, kernel_scale, (1, 1), (1, 1), (1, 1), 1)
 
     ways = {"plain": plain, "bfloat16": bfloat16, "int8": int8}
-    best = {way: _seconds(run) for way, run in ways.items()}
-    hopeful = [way for way in ways if best[way] < 4 * best["plain"]]
+    return _best_seconds(ways, torch.device("cpu"))
+
+
+def _best_seconds(
+    ways: Mapping[Way, Callable[[], object]], device: torch.device
+) -> dict[Way, float]:
+    """Interleaved, the best of nine, of one that is hopeless beside the first way its first time.
+
+    Infinity for one that cannot run here.
+    """
+    best = {way: _seconds(run, device) for way, run in ways.items()}
+    usual = next(iter(best.values()))
+    hopeful = [way for way in ways if best[way] < 4 * usual]
     for _ in range(8):
-        best |= {way: min(best[way], _seconds(ways[way])) for way in hopeful}
+        best |= {way: min(best[way], _seconds(ways[way], device)) for way in hopeful}
     return best
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else bool
+    wait()
     start = time.perf_counter()
     try:
         run()
-    except UNSUPPORTED:
-        return float("inf")
+        wait()
+    except Exception:  # a package's own kinds too
+        return math.inf
     return time.perf_counter() - start
 
 
@@ -97,6 +113,34 @@ def linear_int8(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     Each token of x is rounded to int8 by a scale of its own, taken from its largest value.
     Raises RuntimeError where the device has no integer product of this shape.
     """
+    if not torch.compiler.is_compiling() and _quickest_linear(x.device) is linear_by_kitchen:
+        with contextlib.suppress(Exception):  # whatever it says of a shape that it does not take
+            return linear_by_kitchen(x, codes, scale)
+    return linear_by_torch(x, codes, scale)
+
+
+@functools.cache
+def _quickest_linear(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Of the integer products of linear layers, torchao's being PyTorch's own: measured once."""
+    if importlib.util.find_spec("comfy_kitchen") is None:
+        return linear_by_torch
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 640, generator=generator).to(device) for n in (512, 1280))
+    given = x, weight.mul(40).to(torch.int8), torch.ones(1280, device=device)
+    ways = {way: functools.partial(way, *given) for way in (linear_by_torch, linear_by_kitchen)}
+    times = _best_seconds(ways, device)
+    faster = times[linear_by_kitchen] * MARGIN < times[linear_by_torch]
+    return linear_by_kitchen if faster else linear_by_torch
+
+
+def linear_by_kitchen(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """`linear_int8` by comfy-kitchen, whose kernels newer versions of ComfyUI bring for GPUs."""
+    int8_linear = importlib.import_module("comfy_kitchen").int8_linear
+    return int8_linear(x, codes, scale.flatten().float(), out_dtype=torch.float32)
+
+
+def linear_by_torch(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """`linear_int8` by PyTorch's product of integers."""
     tokens, scale = x.flatten(0, -2).float(), scale.flatten()
     out = tokens.new_empty(len(tokens), len(codes))
     whole = x.device.type != "cpu" or torch.compiler.is_compiling()

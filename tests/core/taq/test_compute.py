@@ -74,6 +74,44 @@ def test_8_bit_inputs_are_rounded_token_by_token_and_picture_by_picture(monkeypa
         assert torch.equal(packed(x)[0], rounded[0])
 
 
+def test_comfy_kitchens_product_is_the_same_product():
+    pytest.importorskip("comfy_kitchen")
+    _, packed, x = pair()[0]
+    given = x, packed.weight, packed.weight_scale
+    assert relative(compute.linear_by_kitchen(*given), compute.linear_by_torch(*given)) < 1e-6
+
+
+@pytest.mark.parametrize("seconds, taken", [(1.0, "linear_by_kitchen"), (8.0, "linear_by_torch")])
+def test_comfy_kitchens_product_is_taken_where_it_is_clearly_faster(monkeypatch, seconds, taken):
+    pytest.importorskip("comfy_kitchen")
+    times = {compute.linear_by_torch: 9.0, compute.linear_by_kitchen: seconds}
+    monkeypatch.setattr(compute, "_best_seconds", lambda *_: times)
+    compute._quickest_linear.cache_clear()
+    assert compute._quickest_linear(CPU) is getattr(compute, taken)
+    compute._quickest_linear.cache_clear()
+
+
+def test_a_product_that_comfy_kitchen_cannot_do_is_pytorchs(monkeypatch):
+    asked = []
+
+    def cannot(*_):
+        asked.append(1)
+        raise ValueError("no backend for this shape")
+
+    monkeypatch.setattr(compute, "linear_by_kitchen", cannot)
+    monkeypatch.setattr(compute, "_quickest_linear", lambda _: cannot)
+    _, packed, x = pair()[0]
+    given = x, packed.weight, packed.weight_scale
+    assert torch.equal(compute.linear_int8(*given), compute.linear_by_torch(*given))
+    assert asked
+
+
+def test_a_way_that_cannot_run_here_takes_forever():
+    ways = {"plain": lambda: None, "broken": lambda: 1 / 0}
+    times = compute._best_seconds(ways, CPU)
+    assert times["broken"] == float("inf") > times["plain"]
+
+
 @pytest.mark.parametrize("name", ["int4", "int4_asym"])
 def test_4_bit_codes_brought_to_8_bits_lose_next_to_nothing(name):
     linear, x = nn.Linear(200, 96), torch.randn(5, 200)
