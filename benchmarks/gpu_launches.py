@@ -1,0 +1,138 @@
+"""What packed layers cost a GPU's processor, counted and timed without a GPU.
+
+    python -m benchmarks.gpu_launches
+
+On a fast GPU a step of SD1.5 takes as long as its launches and the Python between them. Printed are
+the launches that unpack a step's weights, one by one and together (`gpu_workspace`), in the real
+models' shapes; and the microseconds of Python a layer takes around its product, beside ComfyUI's
+own layer, on layers so small that nothing else counts. Launches themselves are left out there: the
+stand-in for one returns at once. Interleaved, medians of 300 rounds, and the quickest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.memory_speed_systems import SHAPES, empty_model, part, start_comfyui
+
+PRESETS = {"8-bit": "int8", "4-bit": "int4"}
+LAYERS, CHANNELS, ROUNDS = 64, 64, 300
+
+
+def launches(shape: str, fmt: str) -> tuple[int, int]:
+    """Packed layers that a step runs, and the launches that unpack them together."""
+    formats, layers = part("personalq_core.taq.formats"), part("personalq_core.taq.layers")
+    unet = empty_model(shape, torch.float16, None).diffusion_model
+    texts = set(part("personalq_core.taq.text_cache").text_names(unet))
+    plan = part("personalq_core.taq").make_plan(unet, fmt).layers
+    packed = []
+    for name, layer in part("personalq_core.taq.plan").quantizable(unet):
+        if name in texts or plan[name].format == "16":  # text: once per prompt, not once a step
+            continue
+        kind = layers.QuantizedLinear if isinstance(layer, nn.Linear) else layers.QuantizedConv2d
+        entry = formats.FORMATS[plan[name].format]
+        packed.append(kind(layer, on_meta(entry, layer.weight, formats.Packed), entry))
+    workspace = part("personalq_core.taq.gpu_workspace")
+    lane = workspace._Lane(torch.device("meta"))
+    for layer in packed:
+        lane.join(layer, torch.float16)
+    alone = len(packed) - len(lane.neighbours_of)
+    return len(packed), alone + len(set(lane.neighbours_of.values()))
+
+
+def on_meta(fmt: Any, weight: Tensor, packed: type) -> Any:
+    """The codes and scales of a weight, without memory."""
+    rows, columns = weight.shape[0], weight[0].numel()
+    groups = fmt.groups(columns)
+    size = (columns, torch.int8) if fmt.bits == 8 else (groups * fmt.group // 2, torch.uint8)
+    codes = torch.empty(rows, size[0], dtype=size[1], device="meta")
+    return packed(codes, torch.empty(rows, groups, dtype=fmt.scale_dtype, device="meta"))
+
+
+@contextlib.contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """A GPU's lines, on a CPU; a launch does nothing."""
+    taq = {name: part(f"personalq_core.taq.{name}") for name in ("layers", "gpu_unpack", "formats")}
+    weight = torch.zeros(CHANNELS, CHANNELS)
+    stand_ins = (
+        (taq["layers"], "is_gpu", lambda device: True),
+        (taq["gpu_unpack"], "can_launch", lambda codes: True),
+        (taq["gpu_unpack"], "unpack_together", lambda table, out: True),
+        (taq["formats"].Format, "dequantize", lambda *_: weight),
+    )
+    with contextlib.ExitStack() as stack:
+        for owner, name, stand_in in stand_ins:
+            stack.enter_context(mock.patch.object(owner, name, stand_in))
+        yield
+
+
+@torch.no_grad()
+def microseconds() -> dict[str, list[float]]:
+    """Of one layer's call, by its kind, round by round."""
+    ops, patching = importlib.import_module("comfy.ops"), part("nodes.host.patching")
+    runs: dict[str, Callable[[], None]] = {}
+    own_layers = ops.disable_weight_init
+    for kind, make, shape in (
+        ("linear", own_layers.Linear, (1, CHANNELS)),
+        ("conv", functools.partial(own_layers.Conv2d, kernel_size=1), (1, CHANNELS, 1, 1)),
+    ):
+        own = [_filled(make(CHANNELS, CHANNELS)) for _ in range(LAYERS)]
+        x = torch.randn(shape)
+        runs[f"{kind}, ComfyUI's own"] = functools.partial(_call, own, x)
+        for name, together in (("one by one", False), ("together", True)):
+            packed = [_packed(layer, patching) for layer in own]
+            if together:
+                part("personalq_core.taq.layers").share_workspace(nn.ModuleList(packed))
+            runs[f"{kind}, TAQ {name}"] = functools.partial(_call, packed, x)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append((time.perf_counter() - start) / LAYERS * 1e6)
+    return taken
+
+
+def _filled(layer: nn.Module) -> nn.Module:
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def _packed(layer: nn.Module, patching: Any) -> nn.Module:
+    kind = next(new for old, new in patching.LAYER_TYPES.items() if isinstance(layer, old))
+    return kind(layer, layer.weight, part("personalq_core.taq.formats").FORMATS["int8"])
+
+
+def _call(layers: list[nn.Module], x: Tensor) -> None:
+    for layer in layers:
+        layer(x)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    start_comfyui("cpu")
+    with as_on_a_gpu():
+        print("launches a step that unpack weights    one by one  together")
+        for shape in SHAPES:
+            for preset, fmt in PRESETS.items():
+                alone, together = launches(shape, fmt)
+                print(f"{shape} {preset:33} {alone:10} {together:9}")
+        print("\nmicroseconds of a layer's call             median  quickest")
+        for name, taken in microseconds().items():
+            print(f"{name:42} {statistics.median(taken):6.2f} {min(taken):9.2f}")
+
+
+if __name__ == "__main__":
+    main()
