@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.memory_speed_systems import SHAPES, empty_model, part, start_comfyui
 
 PRESETS = {"8-bit": "int8", "4-bit": "int4"}
-LAYERS, CHANNELS, ROUNDS = 64, 64, 300
+LAYERS, CHANNELS, RANK, ROUNDS = 64, 64, 16, 300
 
 
 def launches(shape: str, fmt: str) -> tuple[int, int]:
@@ -90,10 +90,12 @@ def microseconds() -> dict[str, list[float]]:
         own = [_filled(make(CHANNELS, CHANNELS)) for _ in range(LAYERS)]
         x = torch.randn(shape)
         runs[f"{kind}, ComfyUI's own"] = functools.partial(_call, own, x)
-        for name, together in (("one by one", False), ("together", True)):
+        for name in ("one by one", "together", "together, a LoRA"):
             packed = [_packed(layer, patching) for layer in own]
-            if together:
+            if name.startswith("together"):
                 part("personalq_core.taq.layers").share_workspace(nn.ModuleList(packed))
+            if name.endswith("LoRA"):
+                _wear(packed)
             runs[f"{kind}, TAQ {name}"] = functools.partial(_call, packed, x)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
@@ -113,6 +115,12 @@ def _filled(layer: nn.Module) -> nn.Module:
 def _packed(layer: nn.Module, patching: Any) -> nn.Module:
     kind = next(new for old, new in patching.LAYER_TYPES.items() if isinstance(layer, old))
     return kind(layer, layer.weight, part("personalq_core.taq.formats").FORMATS["int8"])
+
+
+def _wear(layers: list[nn.Module]) -> None:
+    branch = part("personalq_core.taq.lora").Branch
+    for layer in layers:
+        layer.set_branch("lora", branch(torch.randn(CHANNELS, RANK), torch.randn(RANK, CHANNELS)))
 
 
 def _call(layers: list[nn.Module], x: Tensor) -> None:

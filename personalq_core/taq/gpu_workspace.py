@@ -38,7 +38,7 @@ class Workspace:
         return Workspace, ()  # a copied model has memory of its own
 
     def weight(self, layer: QuantizedLayer, dtype: torch.dtype) -> Tensor | None:
-        """The layer's weight in its own shape, there until a layer of other neighbours runs.
+        """The layer's weight in its own shape, its branches added, until one of others runs.
 
         None where the layer has to unpack its weight itself: in the first pass, and where it does
         not go together with the others.
@@ -59,6 +59,11 @@ class Workspace:
             return None
         return neighbours.views[layer]
 
+    def forget(self) -> None:
+        """What is unpacked is no longer what the layers stand for."""
+        if self._lane is not None:
+            self._lane.unpacked = None
+
     def release(self) -> None:
         """Give the memory back."""
         self._lane = None
@@ -77,19 +82,22 @@ class _Neighbours:
         self.room = 0
         self.table: Table | None = None
         self.addresses: list[int] = []
+        self.matrices: list[Tensor] = []
         self.views: dict[QuantizedLayer, Tensor] = {}
 
     def addresses_now(self) -> list[int]:
         parts = (part for layer in self.layers for part in layer.stored if part is not None)
         return [part.data_ptr() for part in parts]
 
-    def views_of(self, out: Tensor, table: Table) -> dict[QuantizedLayer, Tensor]:
-        """Each layer's weight in `out`, without the padding of its last group."""
-        return {
-            layer: out[start : start + layer.rows * width]
-            .view(layer.rows, width)[:, : layer.columns]
-            .view(layer.shape)
-            for layer, start, width in zip(self.layers, table.starts, table.widths)
+    def lie_in(self, out: Tensor, table: Table) -> None:
+        """From now on the weights are unpacked to `out`, and seen there without padding."""
+        places = zip(self.layers, table.starts, table.widths)
+        self.matrices = [
+            out[start : start + layer.rows * width].view(layer.rows, width)[:, : layer.columns]
+            for layer, start, width in places
+        ]
+        self.views = {
+            layer: matrix.view(layer.shape) for layer, matrix in zip(self.layers, self.matrices)
         }
 
 
@@ -125,11 +133,14 @@ class _Lane:
             neighbours.table = gpu_unpack.tabulated([layer.stored for layer in neighbours.layers])
         if neighbours.addresses != addresses or _stream(self.device) != self.stream:
             return False
-        out = self._out(neighbours)
-        if not neighbours.views:
-            neighbours.views = neighbours.views_of(out, neighbours.table)
+        with torch.inference_mode(False):  # others write to it in other modes
+            out = self._out(neighbours)
+            if not neighbours.views:
+                neighbours.lie_in(out, neighbours.table)
         if not gpu_unpack.unpack_together(neighbours.table, out):
             return False
+        for layer, matrix in zip(neighbours.layers, neighbours.matrices):
+            layer.add_branches(matrix)
         self.unpacked = neighbours
         return True
 

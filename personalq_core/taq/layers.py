@@ -104,11 +104,14 @@ class QuantizedLayer(nn.Module):
 
     def set_branch(self, name: str, branch: Branch | None) -> None:
         """Put a change of the weight beside the codes; None takes the one of that name away."""
-        if name in self.branches:
-            self.texts.clear()
+        if name not in self.branches and branch is None:
+            return
+        self.texts.clear()
+        if self.workspace is not None:
+            self.workspace.forget()
+        if branch is None:
             del self.branches[name]
-        if branch is not None:
-            self.texts.clear()
+        else:
             self.branches[name] = branch.to(self.weight.device)
 
     def active_branches(self, like: Tensor) -> Iterable[Branch]:
@@ -175,18 +178,23 @@ class QuantizedLayer(nn.Module):
     def _product_at_once(self, x: Tensor) -> Tensor:
         """On a GPU: each launch, and each line here, takes as long as a small layer's product.
 
-        Parts are looked up where a module keeps them: its attributes take several times as long.
+        So a branch is added to the unpacked weight, which is one launch where one beside it is
+        three, and parts are looked up where a module keeps them: attributes take several times as
+        long.
         """
         weight, bias = self._unpacked_with_others(x), self._parameters.get("bias")
         if weight is None:
-            packed = Packed(*self.stored)
-            weight = self.format.dequantize(packed, self.columns, x.dtype).view(self.shape)
+            weight = self.format.dequantize(Packed(*self.stored), self.columns, x.dtype)
+            self.add_branches(weight)
+            weight = weight.view(self.shape)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        out = self._times(x, weight, bias)
+        return self._times(x, weight, bias)
+
+    def add_branches(self, weight: Tensor) -> None:
+        """Add what lies beside the codes to the unpacked weight (rows, columns), in place."""
         for branch in self._modules["branches"]._modules.values():
-            out += self._beside(branch, x)
-        return out
+            branch.add_to(weight)
 
     def _unpacked_with_others(self, x: Tensor) -> Tensor | None:
         """The weight where the workspace has it. A gradient would still need it after the others

@@ -38,6 +38,13 @@ class Branch(nn.Module):
         factors = low_rank_factors(change.flatten(1).float())
         return cls(change.flatten(1)) if factors is None else cls(*factors)
 
+    def add_to(self, weight: Tensor) -> None:
+        """Add the change to an unpacked weight (rows, columns), in place."""
+        if self.down is None:
+            weight.add_(self.up.to(weight))
+        else:
+            weight.addmm_(self.up.to(weight), self.down.to(weight))
+
     def linear(self, x: Tensor) -> Tensor:
         """The change times x: (..., in) -> (..., out)."""
         if self.down is None:

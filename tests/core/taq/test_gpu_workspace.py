@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -197,13 +198,41 @@ def test_another_type_of_input_is_not_given_the_wrong_weight(few):
 def test_changes_beside_the_codes_are_added_and_taken_away(few):
     plain, x = network(), picture()
     model = shared(plain)
-    for up in (None, torch.randn(WIDTH, 4), torch.randn(WIDTH, 4), None):
-        for both in zip(packed_layers(model), packed_layers(plain)):
-            branch = None if up is None else Branch(up, torch.randn(4, both[0].columns))
-            for layer in both:
-                layer.set_branch("lora", branch)
+    pairs = list(zip(packed_layers(model), packed_layers(plain)))
+    thin = [Branch(torch.randn(WIDTH, 4), torch.randn(4, 9 * WIDTH)) for _ in range(2)]
+    for branch in (None, *thin, None):
+        for layer in itertools.chain(*pairs):
+            own = branch and Branch(branch.up, branch.down[:, : layer.columns])
+            layer.set_branch("lora", own)
+            layer.set_branch("whole", own and Branch(own.up @ own.down))
         for _ in range(2):
             assert torch.equal(model(x), plain(x))
+        for shares, alone in reversed(pairs):
+            given = x if isinstance(shares, QuantizedConv2d) else x.flatten(2).mT
+            assert torch.equal(shares(given), alone(given))
+
+
+def test_a_change_is_heard_by_a_layer_that_is_not_the_first_to_run():
+    plain, x = network(("int8",)), picture().flatten(2).mT
+    model = shared(plain)
+    for _ in range(2):
+        model(picture())
+    (_, shares), (_, alone) = packed_layers(model), packed_layers(plain)
+    for layer in (shares, alone):
+        layer.set_branch("lora", Branch(torch.ones(WIDTH, 1), torch.ones(1, WIDTH)))
+    assert torch.equal(shares(x), alone(x))
+
+
+def test_memory_made_in_inference_mode_serves_outside_it():
+    plain, x = network(("int8",)), picture()
+    model = shared(plain)
+    for layer in (*packed_layers(model), *packed_layers(plain)):
+        layer.set_branch("lora", Branch(torch.ones(WIDTH, 1), torch.ones(1, layer.columns)))
+    with torch.inference_mode():
+        model(x), model(x)
+    assert torch.equal(model(x), plain(x))
+    with torch.inference_mode():
+        assert torch.equal(model(x), plain(x))
 
 
 def test_gradients_do_not_see_weights_of_other_layers(few):
