@@ -120,7 +120,8 @@ def _packed(layer: nn.Module, patching: Any) -> nn.Module:
 def _wear(layers: list[nn.Module]) -> None:
     branch = part("personalq_core.taq.lora").Branch
     for layer in layers:
-        layer.set_branch("lora", branch(torch.randn(CHANNELS, RANK), torch.randn(RANK, CHANNELS)))
+        worn = branch(torch.randn(CHANNELS, RANK), torch.randn(RANK, CHANNELS))
+        layer.set_branch("lora", worn.float())  # the type of the layer, as on a GPU
 
 
 def _call(layers: list[nn.Module], x: Tensor) -> None:

@@ -40,10 +40,12 @@ class Branch(nn.Module):
 
     def add_to(self, weight: Tensor) -> None:
         """Add the change to an unpacked weight (rows, columns), in place."""
-        if self.down is None:
-            weight.add_(self.up.to(weight))
+        factors = self._buffers  # looking them up as attributes would take longer than a launch
+        up, down = factors["up"].to(weight), factors["down"]
+        if down is None:
+            weight.add_(up)
         else:
-            weight.addmm_(self.up.to(weight), self.down.to(weight))
+            weight.addmm_(up, down.to(weight))
 
     def linear(self, x: Tensor) -> Tensor:
         """The change times x: (..., in) -> (..., out)."""
