@@ -34,11 +34,13 @@ UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def chosen(device: torch.device) -> str:
     """The way for `device`. Only CPUs are measured: a GPU multiplies the type of its inputs."""
-    if device.type != "cpu":
-        return "plain"
+    return _chosen_for_cpus() if device.type == "cpu" else "plain"
+
+
+@functools.cache
+def _chosen_for_cpus() -> str:
     times = measured()
     for way in ("bfloat16", "int8"):
         if times[way] * MARGIN < times["plain"]:
