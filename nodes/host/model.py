@@ -77,6 +77,7 @@ def quantized_model(
     paper: Paper | None = None,
     layer_types: LayerTypes = LAYER_TYPES,
     progress: Callable[[int, int], None] | None = None,
+    at_hand: Callable[[], Any] | None = None,
 ) -> tuple[Any, TaqPlan]:
     """A MODEL (ModelPatcher) with packed weights; LoRAs pending on `source` come along.
 
@@ -89,6 +90,7 @@ def quantized_model(
         where one is no plain LoRA or LoCon, all are merged.
     how: for the notes; paper: the paper's setting, in the place of text computed once.
     layer_types: packed layers of another making; such a model is not cached.
+    at_hand: gives `with_weights_at_hand(source)`, where the caller has use for it too.
     Raises TaqError where the model cannot be quantized.
     """
     _check(source)
@@ -96,10 +98,11 @@ def quantized_model(
     settings = (None if beside else source.patches_uuid, fmt, key)
     found = _quantized.get(source.model) if layer_types is LAYER_TYPES else None
     if found is None or found[0] != settings:
-        chosen = (planned or (lambda model: make_plan(model, fmt)))(_inner(source))
-        plan = _prefixed(chosen if paper else full_precision_text(_inner(source), chosen))
+        held = at_hand() if at_hand else with_weights_at_hand(source)
+        chosen = (planned or (lambda model: make_plan(model, fmt)))(_inner(held))
+        plan = _prefixed(chosen if paper else full_precision_text(_inner(held), chosen))
         hurt = None if importance is None else _prefixed_keys(importance())
-        model = _quantize(source, plan, hurt, layer_types, progress, not beside, paper)
+        model = _quantize(held, plan, hurt, layer_types, progress, not beside, paper)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
         found = (settings, _patcher_for(source, model, None), notes)
         if layer_types is LAYER_TYPES:
@@ -114,6 +117,30 @@ def quantized_model(
         patcher.patches = {key: patches[:] for key, patches in source.patches.items()}
         patcher.patches_uuid = source.patches_uuid
     return patcher, notes.plan
+
+
+def with_weights_at_hand(source: Any) -> Any:
+    """`source`, or a clone of it that ComfyUI does not load dynamically.
+
+    Newer versions of ComfyUI fetch a layer's weight from the file while it runs. Who reads the
+    weights, or changes them to see what that does, needs them as they are.
+    """
+    if not _is_dynamic(source):
+        return source
+    try:
+        plain = source.clone(disable_dynamic=True)
+    except RuntimeError as error:
+        raise TaqError(
+            "The loader of this MODEL cannot load it again for quantizing. Use one of ComfyUI's "
+            "own loaders, or start ComfyUI with --disable-dynamic-vram."
+        ) from error
+    for key, parameter in plain.model.named_parameters():
+        parameter.data = parameter.data.to(_computed_in(plain.model, key) or parameter.dtype)
+    return plain
+
+
+def _is_dynamic(source: Any) -> bool:
+    return hasattr(source, "is_dynamic") and source.is_dynamic()
 
 
 def _inner(source: Any) -> nn.Module:
@@ -223,14 +250,21 @@ def _quantize(
     )
     for key, meta in list(model.named_parameters()):
         if meta.device.type == "meta":
-            weight = merged(key).to(source.offload_device, meta.dtype)
-            comfy.utils.set_attr_param(model, key, weight)
+            dtype = _computed_in(source.model, key) or meta.dtype
+            comfy.utils.set_attr_param(model, key, merged(key).to(source.offload_device, dtype))
     model = model.to(source.offload_device)
     if paper:
         simulate_paper(model.diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
         return model.to(source.offload_device)
     _compute_text_once(model.diffusion_model)
     return model
+
+
+def _computed_in(model: nn.Module, key: str) -> torch.dtype | None:
+    """The type of a parameter while the model runs, where newer versions of ComfyUI leave it in its
+    file's until then."""
+    owner, _, name = key.rpartition(".")
+    return getattr(model.get_submodule(owner), f"{name}_comfy_model_dtype", None)
 
 
 def _compute_text_once(model: nn.Module) -> None:
@@ -250,7 +284,12 @@ def _without_weights(source: Any) -> nn.Module:
 
     Copying the object, not calling its class again, suits every model class of every version.
     """
-    memo: dict[int, Any] = {id(getattr(source.model, "current_patcher", None)): None}
+    # The configuration is shared: in newer versions of ComfyUI it does not let itself be copied.
+    config = getattr(source.model, "model_config", None)
+    memo: dict[int, Any] = {
+        id(config): config,
+        id(getattr(source.model, "current_patcher", None)): None,
+    }
     for parameter in source.model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), False)
     for module in source.model.modules():
@@ -279,14 +318,19 @@ def _patcher_for(source: Any, model: nn.Module, parent: Any) -> Any:
     When it goes, ComfyUI's list of loaded models falls back to its `parent`, which has to be a
     patcher of the same model.
     """
-    patcher = source.clone()
-    patcher.__class__ = patcher_class(type(source))
+    if _is_dynamic(source):
+        patcher = source.clone(disable_dynamic=True, model_override=(model, ({}, {}, {}, set())))
+    else:
+        patcher = source.clone()
+    patcher.__class__ = patcher_class(type(patcher))
     patcher.model = model
     patcher.parent = parent
     patcher.size = 0
+    patcher.cached_patcher_init = None  # what would load the source again
     patcher.patches = {}
     patcher.patches_uuid = uuid.uuid4() if parent is None else parent.patches_uuid
     patcher.backup, patcher.object_patches_backup, patcher.hook_backup = {}, {}, {}
+    patcher.backup_buffers = {}
     patcher.cached_hook_patches, patcher.current_hooks = {}, None
     patcher.pinned = set()
     patcher.is_injected = False

@@ -18,7 +18,7 @@ from ...personalq_core.taq.literal import PROTECT, Protect
 from ...personalq_core.taq.text_cache import text_names
 from . import folders
 from .marking import Paper
-from .model import quantized_model
+from .model import quantized_model, with_weights_at_hand
 from .patching import LAYER_TYPES
 from .probing import probes
 
@@ -96,15 +96,19 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
             "Choose 8-bit, mixed 6-bit or 4-bit."
         )
 
-    # Both are made once, and only where no finished model is cached.
+    # Each is made once, and only where no finished model is cached.
+    @functools.cache
+    def at_hand() -> Any:
+        return with_weights_at_hand(source)
+
     @functools.cache
     def heard() -> list[Probe]:
         given = (wish.clip, wish.trigger, wish.class_word, wish.latent)
-        return probes(source, *given, folders.progress())
+        return probes(at_hand(), *given, folders.progress())
 
     @functools.cache
     def moments() -> dict[str, Tensor]:
-        return importance(source.model.diffusion_model, heard(), progress=folders.progress())
+        return importance(at_hand().model.diffusion_model, heard(), progress=folders.progress())
 
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
@@ -130,6 +134,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         how=wish.how,
         paper=paper,
         progress=folders.progress(),
+        at_hand=at_hand,
     )
     return patcher, plan
 

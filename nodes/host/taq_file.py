@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import folder_paths
 import torch
+from torch import nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
 from ...personalq_core.taq.literal import ProtectedAttention
@@ -111,6 +112,7 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, dtypes))
     _take_sampling(config, held.host, name)
     model = config.get_model(shaped, "", device=torch.device("meta"))
+    _give_shapes(model)
     _cast_unpacked(held, dtype)
     file.restore(model.diffusion_model, held, LAYER_TYPES)
     cache_text(model.diffusion_model)
@@ -126,6 +128,16 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     notes = TaqNotes(plan, held.trigger, held.sources, before)
     patcher.set_attachments(TaqNotes.KEY, notes)
     return patcher, notes
+
+
+def _give_shapes(model: nn.Module) -> None:
+    """Newer versions of ComfyUI make linear layers whose weights are not there before a file is."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer.weight is None:
+            shape = layer.out_features, layer.in_features
+            layer.weight = nn.Parameter(torch.empty(shape, device="meta"), False)
+            if getattr(layer, "comfy_need_lazy_init_bias", False):
+                layer.bias = nn.Parameter(torch.empty(shape[0], device="meta"), False)
 
 
 def _take_sampling(config: Any, host: dict[str, Any], name: str) -> None:

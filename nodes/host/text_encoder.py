@@ -15,9 +15,14 @@ _MAX_TOKENS = 4
 
 
 def can_write(clip: Any) -> bool:
-    """Whether a CLIP's text encoder is a language model that the host can let write."""
+    """Whether a CLIP's text encoder is a language model that the host can let write.
+
+    Every CLIP of newer hosts has `generate`; the network inside it has it only where it can.
+    """
     model = getattr(clip, "cond_stage_model", None)
-    return all(callable(getattr(part, "generate", None)) for part in (clip, model))
+    encoder = getattr(model, getattr(model, "clip", ""), model)
+    network = getattr(encoder, "transformer", encoder)
+    return all(callable(getattr(part, "generate", None)) for part in (clip, network))
 
 
 class TextEncoderLlm:
@@ -31,9 +36,11 @@ class TextEncoderLlm:
         if not self._one_at_a_time.acquire(timeout=seconds):
             raise LlmError(f"the text encoder took longer than {seconds:g} seconds")
         try:
-            tokens = self._clip.tokenize(f"{instruction}\n\n{text}", skip_template=False)
+            tokens = self._clip.tokenize(
+                f"{instruction}\n\n{text}", skip_template=False, min_length=1, thinking=False
+            )
             written = self._clip.generate(tokens, do_sample=False, max_length=_MAX_TOKENS)
-            said = self._clip.decode(written[0], skip_special_tokens=True)
+            said = self._clip.decode(written, skip_special_tokens=True)
         except Exception as error:  # each encoder fails in its own way
             raise LlmError(f"the text encoder cannot answer ({error})") from error
         finally:

@@ -1,5 +1,6 @@
 """TAQ Quantize inside ComfyUI's own classes: patching, off-loading and counting are the host's."""
 
+import copy
 import dataclasses
 import gc
 import importlib
@@ -635,6 +636,78 @@ def test_ten_rounds_give_the_same_bits_and_leave_nothing(host, tiny):
     assert all(torch.equal(t, before[key]) for key, t in tiny.model.state_dict().items())
 
 
+def dynamic(source):
+    """A stand-in for the patcher that newer versions of ComfyUI use on GPUs: it fetches weights
+    while the model runs, and is cloned to a plain one from its file."""
+    patcher = importlib.import_module("comfy.model_patcher").ModelPatcher
+
+    class Dynamic(patcher):
+        files_read = 0
+        can_be_read = True
+
+        def is_dynamic(self):
+            return True
+
+        def clone(self, disable_dynamic=False, model_override=None):
+            plain = patcher.clone(self)
+            if not disable_dynamic:
+                return plain
+            if model_override is None:
+                if not Dynamic.can_be_read:
+                    raise RuntimeError("cached_patcher_init is not initialized.")
+                Dynamic.files_read += 1
+                model_override = copy.deepcopy(self.model), ({}, {}, {}, set())
+            plain.__class__ = patcher
+            plain.model, (plain.backup, _, plain.object_patches_backup, _) = model_override
+            return plain
+
+        def patch_weight_to_device(self, *_, **__):
+            raise AssertionError("its weights are not there")
+
+    source.__class__ = Dynamic
+    return source
+
+
+def test_a_model_that_is_loaded_dynamically_is_read_once_and_becomes_a_plain_one(
+    host, tiny, monkeypatch
+):
+    preset = importlib.import_module("personalq_pack.nodes.host.preset")
+    asked = []
+
+    def sensitivity(model, *_, **__):  # without the minute it takes
+        asked.append(model)
+        plan = host.make_plan(model, "int4").layers
+        layers = {name for name, layer in plan.items() if layer.format != "16"}
+        return {name: {"int4": 1e-3 * len(name), "int8": 1e-5} for name in layers}
+
+    monkeypatch.setattr(preset, "sensitivity", sensitivity)
+    wanted, _ = preset.quantized_by(tiny, preset.Wish("mixed 6-bit"))
+    wanted = draw(wanted, conditioning(1), conditioning(2))
+    source = dynamic(random_source(host, model_channels=128))
+    first, _ = preset.quantized_by(source, preset.Wish("mixed 6-bit"))
+    again, _ = preset.quantized_by(source.clone(), preset.Wish("mixed 6-bit"))
+    assert type(source).files_read == 1
+    assert len(asked) == 2
+    assert asked[1] is not source.model.diffusion_model
+    for patcher in (first, again, again.clone()):
+        assert not getattr(patcher, "is_dynamic", bool)()
+        assert patcher.model is first.model is not source.model
+        assert torch.equal(draw(patcher, conditioning(1), conditioning(2)), wanted)
+    type(source).can_be_read = False
+    with pytest.raises(host.TaqError, match="disable-dynamic-vram"):
+        preset.quantized_by(source, preset.Wish("8-bit"))
+
+
+def test_what_is_not_packed_takes_the_type_that_the_model_computes_in(host, tiny):
+    # Newer versions of ComfyUI leave a parameter in its file's type and note the model's beside it.
+    block = tiny.model.diffusion_model.out[0]
+    block.weight_comfy_model_dtype = torch.float16
+    small, _ = host.quantized_model(tiny, "int8")
+    made = small.model.diffusion_model.out[0]
+    assert made.weight.dtype == torch.float16
+    assert made.bias.dtype == block.weight.dtype == torch.float32
+
+
 def test_a_compiled_model_computes_the_same(host, tiny):
     compiling = importlib.import_module("comfy_api.torch_helpers.torch_compile")
     small, _ = host.quantized_model(tiny, "int8")
@@ -649,7 +722,9 @@ def test_a_compiled_model_computes_the_same(host, tiny):
 def test_flux_like_models_get_all_but_what_needs_cross_attention(host, nodes):
     supported = importlib.import_module("comfy.supported_models")
     patcher = importlib.import_module("comfy.model_patcher")
-    config = supported.Flux({
+    params = importlib.import_module("comfy.ldm.flux.model").FluxParams
+    newer = {"txt_ids_dims": []} if "txt_ids_dims" in params.__annotations__ else {}
+    config = supported.Flux(newer | {
         "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 96,
         "context_in_dim": 128, "hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1,
         "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2,

@@ -34,15 +34,16 @@ class WritingClip:
         self.asked = []
         self._answer = answer
 
-    def tokenize(self, text, skip_template=True):
+    def tokenize(self, text, skip_template=True, min_length=None, thinking=True):
+        assert not skip_template and not thinking
         self.asked.append(text)
         return text
 
     def generate(self, tokens, do_sample, max_length):
-        return [self._answer(tokens)]
+        return self._answer(tokens).split(" ")
 
     def decode(self, ids, skip_special_tokens):
-        return ids
+        return " ".join(ids)
 
 
 def test_it_answers_yes_and_no(host):
@@ -65,6 +66,11 @@ def test_what_is_neither_yes_nor_no_is_an_error(host):
 
 def test_an_ordinary_clip_cannot_write(host):
     assert not host.can_write(SimpleNamespace(generate=len, cond_stage_model=object()))
+    network = SimpleNamespace(generate=len, transformer=object())
+    newer = SimpleNamespace(generate=len, clip="clip_l", clip_l=network)
+    assert not host.can_write(SimpleNamespace(generate=len, cond_stage_model=newer))
+    network.transformer = SimpleNamespace(generate=len)
+    assert host.can_write(SimpleNamespace(generate=len, cond_stage_model=newer))
 
 
 def test_it_reads_beside_an_engine_that_has_its_index_already(host):
