@@ -23,6 +23,9 @@ from ...personalq_core.taq.layers import (
 from ...personalq_core.taq.lora import Branch
 from ...personalq_core.taq.text_cache import forget_text
 
+run_every_op = getattr(comfy.ops, "run_every_op", lambda: None)
+"""What ComfyUI's own layers call first, so that a run can be interrupted; older versions do not."""
+
 Backup = namedtuple("Backup", ["weight", "inplace_update"])
 """What the patcher keeps of a weight that it changed."""
 
@@ -112,18 +115,18 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
         return [call for call in self.weight_function if self._pending(call) is None]
 
     def _is_at_hand(self, x: Tensor) -> bool:
-        comfy.ops.run_every_op()
+        run_every_op()
         free = not self.weight_function and not self.bias_function
         return free and super()._is_at_hand(x)
 
     def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        comfy.ops.run_every_op()
+        run_every_op()
         if not self.weight_function or not self._changes:
             return super()._tile(rows, like)
         return self._patched_weight(like.device)[rows].to(like.dtype), None
 
     def _integer(self, x: Tensor) -> Tensor | None:
-        comfy.ops.run_every_op()
+        run_every_op()
         return None if self.weight_function and self._changes else super()._integer(x)
 
     def _patched_weight(self, device: torch.device) -> Tensor:
