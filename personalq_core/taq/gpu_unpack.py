@@ -8,7 +8,7 @@ those of many layers (`unpack_together`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -58,7 +58,7 @@ def can_launch(codes: Tensor) -> bool:
     return codes.is_cuda and codes.dtype in (torch.int8, torch.uint8)
 
 
-def _succeeds(launch, codes: Tensor, *arguments) -> bool:
+def _succeeds(launch: Callable[..., None], codes: Tensor, *arguments: Tensor | None) -> bool:
     """Whether Triton did its work; where it fails once it is not asked again."""
     try:
         if codes.is_cuda and codes.get_device() != torch.cuda.current_device():
@@ -112,11 +112,14 @@ class Table:
 
 
 def fits_a_table(codes: Tensor, scale: Tensor, zero: Tensor | None) -> bool:
-    """Whether the kernel for many weights can read this one: everything in whole steps."""
-    stride = codes.shape[1] if codes.dtype == torch.int8 else codes.shape[1] // scale.shape[1]
+    """Whether the kernel for many weights can read this one: everything in whole steps, scales of
+    the type it takes them for (a model's `to(dtype)` changes them)."""
+    whole_row = codes.dtype == torch.int8
+    stride = codes.shape[1] if whole_row else codes.shape[1] // scale.shape[1]
     parts = [part for part in (codes, scale, zero) if part is not None]
     return (
-        stride % ALIGNED == 0
+        scale.dtype == (torch.float32 if whole_row else torch.float16)
+        and stride % ALIGNED == 0
         and codes.numel() < 1 << 31
         and codes.data_ptr() % ALIGNED == 0
         and all(part.is_contiguous() and part.device == codes.device for part in parts)

@@ -177,6 +177,16 @@ def test_codes_that_moved_are_found_again(launches):
     assert len(launches) > before
 
 
+def test_a_model_brought_to_another_type_still_reads_its_scales(few):
+    plain, x = network(("int8", "int4_asym")), picture()
+    model = shared(plain)
+    for kind in (torch.float32, torch.float16, torch.float32):
+        for each in (model, plain):
+            each.to(kind)
+        for _ in range(2):
+            assert torch.equal(model(x.to(kind)), plain(x.to(kind)))
+
+
 def test_a_layer_whose_weight_leaves_the_model_takes_no_other_with_it():
     plain, x = network(("int8", "int4")), picture()
     model, wanted = shared(plain), plain(x)
