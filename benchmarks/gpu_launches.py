@@ -63,12 +63,14 @@ def on_meta(fmt: Any, weight: Tensor, packed: type) -> Any:
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """A GPU's lines, on a CPU; a launch does nothing."""
-    taq = {name: part(f"personalq_core.taq.{name}") for name in ("layers", "gpu_unpack", "formats")}
+    names = ("layers", "gpu_unpack", "gpu_workspace", "formats")
+    taq = {name: part(f"personalq_core.taq.{name}") for name in names}
     weight = torch.zeros(CHANNELS, CHANNELS)
     stand_ins = (
         (taq["layers"], "is_gpu", lambda device: True),
         (taq["gpu_unpack"], "can_launch", lambda codes: True),
         (taq["gpu_unpack"], "unpack_together", lambda table, out: True),
+        (taq["gpu_workspace"], "_is_exact", lambda *_: True),
         (taq["formats"].Format, "dequantize", lambda *_: weight),
     )
     with contextlib.ExitStack() as stack:

@@ -262,9 +262,15 @@ class Format:
         """`dequantize` in as few passes and launches as there can be, as a GPU wants it."""
         weight = unpacked(packed.codes, packed.scale, packed.zero, dtype)
         if weight is None:
-            codes = self.codes(packed, columns, torch.int8)
-            weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-            weight = torch.mul(codes, packed.scale.float()[..., None], out=weight).flatten(1)
+            return self.dequantize_by_operators(packed, columns, dtype)
+        return weight if weight.shape[1] == columns else weight[:, :columns]
+
+    def dequantize_by_operators(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
+        """`dequantize_at_once` by PyTorch's own operators: what a kernel has to give, bit for bit.
+        """
+        codes = self.codes(packed, columns, torch.int8)
+        weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+        weight = torch.mul(codes, packed.scale.float()[..., None], out=weight).flatten(1)
         return weight if weight.shape[1] == columns else weight[:, :columns]
 
     def in_8_bits(self, packed: Packed, columns: int) -> Packed:

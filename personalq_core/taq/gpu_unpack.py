@@ -34,7 +34,10 @@ Parts = tuple[Tensor, Tensor, Tensor | None]
 """codes, scale and zero as in `formats.Packed`."""
 
 _failures: list[str] = []
-"""Why Triton does not work here, found out at the first launch: it wants a C compiler, for one."""
+"""Why Triton does not work here, found out at the first launch: it wants a C compiler, for one.
+
+Or when its weights were looked at; see `give_up`.
+"""
 
 
 def unpacked(
@@ -67,13 +70,18 @@ def _succeeds(launch: Callable[..., None], codes: Tensor, *arguments: Tensor | N
         else:
             launch(codes, *arguments)
     except Exception as error:  # Triton's own kinds, of its compiler and of the driver
-        _failures.append(f"{type(error).__name__}: {error}")
-        logging.getLogger(__name__).warning(
-            "Triton does not work here (%s). Weights are unpacked by PyTorch's own operators, "
-            "which takes longer.", _failures[-1].splitlines()[0],
-        )  # fmt: skip
+        give_up(f"{type(error).__name__}: {error}")
         return False
     return True
+
+
+def give_up(reason: str) -> None:
+    """Ask Triton for nothing more, and say so."""
+    _failures.append(reason)
+    logging.getLogger(__name__).warning(
+        "Triton does not work here (%s). Weights are unpacked by PyTorch's own operators, "
+        "which takes longer.", reason.splitlines()[0],
+    )  # fmt: skip
 
 
 def _width(codes: Tensor) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import gpu_unpack
+from .formats import Packed
 from .gpu_unpack import Table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 TOGETHER = 1 << 25
 """Weights unpacked at once: 64 MiB in 16 bits. The largest layer of SD1.5 and of SDXL takes 59 MiB
 anyway."""
+COMPARED = 1 << 22
+"""Weights compared at once with those of PyTorch's operators, in 32 bits: 16 MiB."""
 
 
 class Workspace:
@@ -100,6 +103,15 @@ class _Neighbours:
             layer: matrix.view(layer.shape) for layer, matrix in zip(self.layers, self.matrices)
         }
 
+    def are_exact(self) -> bool:
+        """Whether what was unpacked is what PyTorch's operators make of the codes, bit for bit."""
+        return all(
+            _is_exact(layer, matrix, slice(start, start + step))
+            for layer, matrix in zip(self.layers, self.matrices)
+            for step in [max(1, COMPARED // layer.columns)]
+            for start in range(0, layer.rows, step)
+        )
+
 
 class _Lane:
     """The memory of one thread and stream, and the layers that share it."""
@@ -127,7 +139,7 @@ class _Lane:
     def unpack(self, neighbours: _Neighbours) -> bool:
         """False where codes have moved since, the stream is another, or Triton does not work."""
         self.unpacked = None
-        addresses = neighbours.addresses_now()
+        addresses, is_first = neighbours.addresses_now(), neighbours.table is None
         if neighbours.table is None:
             neighbours.addresses = addresses
             neighbours.table = gpu_unpack.tabulated([layer.stored for layer in neighbours.layers])
@@ -138,6 +150,10 @@ class _Lane:
             if not neighbours.views:
                 neighbours.lie_in(out, neighbours.table)
         if not gpu_unpack.unpack_together(neighbours.table, out):
+            return False
+        # A driver or compiler never tried before must not draw wrong pictures in silence.
+        if is_first and not neighbours.are_exact():
+            gpu_unpack.give_up("it unpacks other weights than PyTorch")
             return False
         for layer, matrix in zip(neighbours.layers, neighbours.matrices):
             layer.add_branches(matrix)
@@ -154,6 +170,12 @@ class _Lane:
             most = max(other.room * other.dtype.itemsize for other in everyone)
             self.memory = self.memory.new_empty(most)
         return self.memory[:needed].view(neighbours.dtype)
+
+
+def _is_exact(layer: QuantizedLayer, matrix: Tensor, rows: slice) -> bool:
+    part = Packed(*(None if part is None else part[rows] for part in layer.stored))
+    exact = layer.format.dequantize_by_operators(part, layer.columns, matrix.dtype)
+    return torch.allclose(matrix[rows], exact, rtol=0, atol=0, equal_nan=True)
 
 
 def _stream(device: torch.device) -> object:

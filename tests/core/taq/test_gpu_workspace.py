@@ -336,6 +336,44 @@ def test_where_triton_fails_each_layer_unpacks_its_own(kernels, monkeypatch):
         assert torch.equal(model(x), wanted)
 
 
+@pytest.mark.parametrize("name", ["int8", "int4", "int4_asym"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_wrong_weight_is_found_and_triton_is_not_asked_again(
+    few, kernels, monkeypatch, caplog, launches, name, dtype
+):
+    launch = kernels.unpack_together
+
+    def unpack_together(table, out):
+        done = launch(table, out)
+        out[table.starts[-1] + 5 * table.widths[-1] + 3] *= 1.01
+        return done
+
+    monkeypatch.setattr(gpu_workspace, "COMPARED", 4 * WIDTH)  # several parts to each layer
+    monkeypatch.setattr(kernels, "_failures", [])
+    monkeypatch.setattr(
+        kernels, "can_launch", lambda codes: not kernels._failures and codes.dtype in CODES
+    )
+    monkeypatch.setattr(kernels, "unpack_together", unpack_together)
+    plain, x = network((name,)).to(dtype), picture().to(dtype)
+    for layer, own in zip(packed_layers(plain), packed_layers(network((name,)))):
+        layer.weight_scale = own.weight_scale  # the type that the kernel takes
+    model, wanted = shared(plain), plain(x)
+    for _ in range(3):
+        assert torch.equal(model(x), wanted)
+    assert len(launches) == 1
+    assert "it unpacks other weights than PyTorch" in caplog.text
+
+
+def test_what_is_no_number_is_not_taken_for_a_fault(launches):
+    plain, x = network(("int8",)), picture()
+    for layer in packed_layers(plain):
+        layer.weight_scale[3] = torch.nan
+    model = shared(plain)
+    for _ in range(3):
+        assert torch.equal(model(x).isnan(), plain(x).isnan())
+    assert len(launches) == 2
+
+
 COMPILE = """
 import re, torch, triton
 from triton.backends.compiler import GPUTarget
