@@ -24,6 +24,7 @@ import functools
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
-    parser.add_argument("--concepts", help="how many, or their names with commas")
+    parser.add_argument("--concepts", help="how many, or names: grid included")
     parser.add_argument("--main", action="store_true", help="without the grid")
     parser.add_argument("--finished", action="store_true", help="only what earlier runs have made")
     parser.add_argument("--systems", nargs="*", default=[""], help="parts of their names")
@@ -262,6 +263,7 @@ def main() -> None:
         concepts = concepts[: int(options.concepts)]
     elif options.concepts:
         concepts = [c for c in concepts if c.name in options.concepts.split(",")]
+        effort = replace(effort, grid=1)
     else:
         concepts = concepts[:: effort.concepts]
     wanted = {s.name for s in SYSTEMS if any(part in s.name for part in options.systems)}

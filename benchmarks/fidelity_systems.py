@@ -18,6 +18,8 @@ import importlib
 import inspect
 import math
 import os
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +37,7 @@ from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.layers import QuantizedLayer, set_activations
 from personalq_core.taq.plan import LayerPlan, quantizable
 from personalq_core.taq.text_cache import full_precision_text, text_names
+from tools.comfy import COMFYUI
 
 PROMPTS = 2
 """Whose products are remembered: the wanted one and the empty one."""
@@ -220,6 +223,46 @@ def sdnq(kind: str, **settings: object) -> Callable[[Subject], Made]:
             return layer.sdnq_dequantizer(**given, skip_compile=True)
 
         return _dense(subject, unet, kept, back, ("bias",))
+
+    return make
+
+
+def comfyui_fp8(added: bool) -> Callable[[Subject], Made]:
+    """Every parameter cast to fp8 e4m3, as ComfyUI's loader does where that type is asked for.
+
+    added: the LoRA comes to the cast base, as its LoRA node adds it: by ComfyUI's own stochastic
+    rounding into fp8; else it was merged before.
+    """
+
+    def make(subject: Subject) -> Made:
+        unet = base_unet() if added else copy.deepcopy(subject.unet)
+        for parameter in unet.parameters():
+            parameter.data = parameter.to(torch.float8_e4m3fn).to(parameter.dtype)
+        if added:
+            sys.path.append(str(COMFYUI))
+            rounding = package("comfy.float").stochastic_rounding
+            for name, change in lora(subject.concept.name).items():
+                weight, seed = unet.get_submodule(name).weight, zlib.crc32(name.encode())
+                weight.data = rounding(weight + change, torch.float8_e4m3fn, seed).to(weight.dtype)
+        return Made(unet, sum(parameter.numel() for parameter in unet.parameters()))
+
+    return make
+
+
+def comfyui_layout(name: str) -> Callable[[Subject], Made]:
+    """One of the quantized layouts that newer ComfyUI loads, in linear layers: it has them for no
+    others. Rounded by its own library."""
+
+    def make(subject: Subject) -> Made:
+        layout, weights, stored = getattr(package("comfy_kitchen.tensor"), name), {}, {}
+        for layer, weight in matrices(subject.unet).items():
+            if isinstance(subject.unet.get_submodule(layer), nn.Linear):
+                codes, parameters = layout.quantize(weight)
+                back = layout.dequantize(codes, parameters)
+                weights[layer] = back[: weight.shape[0], : weight.shape[1]]
+                scales = getattr(parameters, "block_scale", parameters.scale)
+                stored[layer] = codes.nbytes + scales.nbytes
+        return with_weights(subject, weights, stored)
 
     return make
 
@@ -430,6 +473,10 @@ SYSTEMS = (
     System("torchao int8, linear only", torchao(8), grid=True),
     System("quanto int8", quanto("qint8")),
     System("SDNQ int8", sdnq("int8")),
+    System("ComfyUI fp8", comfyui_fp8(added=False)),
+    System("ComfyUI fp8, LoRA added to it", comfyui_fp8(added=True), grid=True),
+    System("ComfyUI fp8 scaled, linear only", comfyui_layout("TensorCoreFP8Layout"), grid=True),
+    System("ComfyUI nvfp4, linear only", comfyui_layout("TensorCoreNVFP4Layout"), grid=True),
     System("RTN int4, groups of 64", by_matrix(nearest(4, 64))),
     System("GGUF Q4_0", by_matrix(gguf("Q4_0"))),
     System("GGUF Q4_1", by_matrix(gguf("Q4_1"))),
