@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
-    parser.add_argument("--concepts", help="how many, or names: grid included")
+    parser.add_argument("--concepts", help="how many; or names (a,b): on the grid too")
     parser.add_argument("--main", action="store_true", help="without the grid")
     parser.add_argument("--finished", action="store_true", help="only what earlier runs have made")
     parser.add_argument("--systems", nargs="*", default=[""], help="parts of their names")

@@ -227,26 +227,36 @@ def sdnq(kind: str, **settings: object) -> Callable[[Subject], Made]:
     return make
 
 
-def comfyui_fp8(added: bool) -> Callable[[Subject], Made]:
+def comfyui_fp8(rounding: Callable[[Tensor, str], Tensor] | None) -> Callable[[Subject], Made]:
     """Every parameter cast to fp8 e4m3, as ComfyUI's loader does where that type is asked for.
 
-    added: the LoRA comes to the cast base, as its LoRA node adds it: by ComfyUI's own stochastic
-    rounding into fp8; else it was merged before.
+    rounding: of a layer's weight, by its name, once its LoRA was added to the cast base, as a LoRA
+    node adds it; None: the LoRA was merged before the cast
     """
 
     def make(subject: Subject) -> Made:
-        unet = base_unet() if added else copy.deepcopy(subject.unet)
+        unet = copy.deepcopy(subject.unet) if rounding is None else base_unet()
         for parameter in unet.parameters():
             parameter.data = parameter.to(torch.float8_e4m3fn).to(parameter.dtype)
-        if added:
-            sys.path.append(str(COMFYUI))
-            rounding = package("comfy.float").stochastic_rounding
+        if rounding is not None:
             for name, change in lora(subject.concept.name).items():
-                weight, seed = unet.get_submodule(name).weight, zlib.crc32(name.encode())
-                weight.data = rounding(weight + change, torch.float8_e4m3fn, seed).to(weight.dtype)
+                weight = unet.get_submodule(name).weight
+                weight.data = rounding(weight + change, name).to(weight.dtype)
         return Made(unet, sum(parameter.numel() for parameter in unet.parameters()))
 
     return make
+
+
+def as_comfyui_rounds(weight: Tensor, name: str) -> Tensor:
+    if str(COMFYUI) not in sys.path:
+        sys.path.append(str(COMFYUI))
+    seed = zlib.crc32(name.encode())
+    return package("comfy.float").stochastic_rounding(weight, torch.float8_e4m3fn, seed)
+
+
+def to_nearest_fp8(weight: Tensor, name: str) -> Tensor:
+    """The control: what the same would be without ComfyUI's dithering."""
+    return weight.to(torch.float8_e4m3fn)
 
 
 def comfyui_layout(name: str) -> Callable[[Subject], Made]:
@@ -473,8 +483,8 @@ SYSTEMS = (
     System("torchao int8, linear only", torchao(8), grid=True),
     System("quanto int8", quanto("qint8")),
     System("SDNQ int8", sdnq("int8")),
-    System("ComfyUI fp8", comfyui_fp8(added=False)),
-    System("ComfyUI fp8, LoRA added to it", comfyui_fp8(added=True), grid=True),
+    System("ComfyUI fp8", comfyui_fp8(None)),
+    System("ComfyUI fp8, LoRA added to it", comfyui_fp8(as_comfyui_rounds), grid=True),
     System("ComfyUI fp8 scaled, linear only", comfyui_layout("TensorCoreFP8Layout"), grid=True),
     System("ComfyUI nvfp4, linear only", comfyui_layout("TensorCoreNVFP4Layout"), grid=True),
     System("RTN int4, groups of 64", by_matrix(nearest(4, 64))),
@@ -521,6 +531,7 @@ SYSTEMS = (
             ("LoRA beside int4", rounded_in("int4", True)),
             ("LoRA rounded into int8", rounded_in("int8", False)),
             ("LoRA beside int8", rounded_in("int8", True)),
+            ("LoRA added to fp8, to nearest", comfyui_fp8(to_nearest_fp8)),
         )
     ),
 )

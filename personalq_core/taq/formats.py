@@ -42,6 +42,11 @@ class Packed:
     scale: Tensor
     zero: Tensor | None = None
 
+    def of_rows(self, rows: slice) -> Packed:
+        """Some rows of it, without a copy."""
+        zero = None if self.zero is None else self.zero[rows]
+        return Packed(self.codes[rows], self.scale[rows], zero)
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -289,9 +294,7 @@ class Format:
         step = rows if torch.compiler.is_compiling() else max(1, _chunk(packed.codes) // columns)
         out = packed.codes.new_empty(rows, columns, dtype=torch.int8)
         for tile in (slice(start, start + step) for start in range(0, rows, step)):
-            zero = None if packed.zero is None else packed.zero[tile]
-            part = Packed(packed.codes[tile], packed.scale[tile], zero)
-            codes = self.codes(part, columns, torch.int16).mul_(factors[tile])
+            codes = self.codes(packed.of_rows(tile), columns, torch.int16).mul_(factors[tile])
             out[tile] = codes.add_(64).bitwise_right_shift_(7).flatten(1)[:, :columns]
         return Packed(out, row_scale)
 

@@ -34,10 +34,8 @@ Parts = tuple[Tensor, Tensor, Tensor | None]
 """codes, scale and zero as in `formats.Packed`."""
 
 _failures: list[str] = []
-"""Why Triton does not work here, found out at the first launch: it wants a C compiler, for one.
-
-Or when its weights were looked at; see `give_up`.
-"""
+"""Why Triton does not work here, found out at the first launch: it wants a C compiler, for one, or
+unpacks something else than PyTorch's operators."""
 
 
 def unpacked(

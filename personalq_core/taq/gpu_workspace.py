@@ -105,12 +105,7 @@ class _Neighbours:
 
     def are_exact(self) -> bool:
         """Whether what was unpacked is what PyTorch's operators make of the codes, bit for bit."""
-        return all(
-            _is_exact(layer, matrix, slice(start, start + step))
-            for layer, matrix in zip(self.layers, self.matrices)
-            for step in [max(1, COMPARED // layer.columns)]
-            for start in range(0, layer.rows, step)
-        )
+        return all(map(_is_exact, self.layers, self.matrices))
 
 
 class _Lane:
@@ -172,10 +167,15 @@ class _Lane:
         return self.memory[:needed].view(neighbours.dtype)
 
 
-def _is_exact(layer: QuantizedLayer, matrix: Tensor, rows: slice) -> bool:
-    part = Packed(*(None if part is None else part[rows] for part in layer.stored))
-    exact = layer.format.dequantize_by_operators(part, layer.columns, matrix.dtype)
-    return torch.allclose(matrix[rows], exact, rtol=0, atol=0, equal_nan=True)
+def _is_exact(layer: QuantizedLayer, matrix: Tensor) -> bool:
+    packed, step = Packed(*layer.stored), max(1, COMPARED // layer.columns)
+    for start in range(0, layer.rows, step):
+        rows = slice(start, start + step)
+        part = packed.of_rows(rows)
+        exact = layer.format.dequantize_by_operators(part, layer.columns, matrix.dtype)
+        if not torch.allclose(matrix[rows], exact, rtol=0, atol=0, equal_nan=True):
+            return False
+    return True
 
 
 def _stream(device: torch.device) -> object:

@@ -323,9 +323,9 @@ def is_gpu(device: torch.device) -> bool:
 
 
 def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
-    parts = (packed.codes, packed.scale, packed.zero)
     if rows != slice(0, len(packed.codes)):
-        parts = (None if part is None else part[rows] for part in parts)
+        packed = packed.of_rows(rows)
+    parts = packed.codes, packed.scale, packed.zero
     return Packed(*(None if part is None else part.to(device) for part in parts))
 
 
