@@ -10,11 +10,14 @@ not run: `pip install --no-deps -r requirements-bench.txt` brings them.
 
 concept_score  how much of the concept the scorer finds in the picture, 0..1
 interval       95 % bootstrap interval of the paired difference to full precision
+score_moved    how far a picture's score is from that of full precision's picture of the same seed,
+               up or down; in the mean score, gains by chance hide losses
 frechet        Frechet distance to the world's own drawings of the same concepts
 frechet_noise  its standard deviation over bootstrapped pictures
 frechet_rise   its rise over full precision, as a part of it, and the 95 % paired interval
 delta_retention  how much of what the LoRA changes in the predicted noise is still there
 error          mean square error of the predicted noise, as a part of its mean square
+error_elsewhere  the same where prompts name the concept's class or other things, not the trigger
 """
 
 from __future__ import annotations
@@ -142,6 +145,7 @@ def table(found: dict[str, dict], concepts: list[Concept]) -> list[dict]:
             "bytes": round(size), "concept_score": round(float(own["score"].mean()), 4),
             "of_full": round(float(own["score"].mean() / base["score"].mean()), 4),
             "interval": interval(own["score"] - base["score"]),
+            "score_moved": round(float(moved(own, base).mean()), 4),
             "psnr_db": round(float(own["psnr"].mean()), 2),
             "ssim": round(float(own["ssim"].mean()), 4),
             "latent_error": round(float(own["latent"].mean()), 5),
@@ -149,7 +153,8 @@ def table(found: dict[str, dict], concepts: list[Concept]) -> list[dict]:
                         np.concatenate([wanted[c.name] for c in of])),
             "prompt_alignment": round(float(own["alignment"].mean()), 4),
             "delta_retention": round(float(np.mean([k["kept"] for k in kept])), 4),
-            "error": float(f"{np.mean([k['error'] for k in kept]):.3g}"),
+            **{key: float(f"{np.mean([k[key] for k in kept]):.3g}")
+               for key in ("error", "error_elsewhere")},
             "_by_picture": {c.name: k for c, k in zip(of, kept)},
         })  # fmt: skip
     return rows
@@ -174,11 +179,24 @@ def against(rows: list[dict]) -> list[dict]:
             continue
         entry = {"ours": ours["system"], "peer": row["system"], "concepts": len(both),
                  "bits": round(row["bits"] / ours["bits"], 3)}  # fmt: skip
-        for key in ("score", "psnr", "ssim", "latent"):
-            difference = np.concatenate([mine[name][key] - theirs[name][key] for name in both])
+        differences = {
+            key: [mine[name][key] - theirs[name][key] for name in both]
+            for key in ("score", "psnr", "ssim", "latent")
+        }
+        full = rows[0]["_by_picture"]
+        differences["score_moved"] = [
+            moved(mine[name], full[name]) - moved(theirs[name], full[name]) for name in both
+        ]
+        for key, parts in differences.items():
+            difference = np.concatenate(parts)
             entry[key] = [round(float(difference.mean()), 4), *interval(difference)]
         found.append(entry)
     return found
+
+
+def moved(of: dict[str, np.ndarray], full: dict[str, np.ndarray]) -> np.ndarray:
+    """By picture: how far its concept score is from that of full precision's picture."""
+    return np.abs(of["score"] - full["score"])
 
 
 def chart(rows: list[dict], path: Path) -> None:
@@ -242,7 +260,9 @@ def show(rows: list[dict]) -> None:
         rise, least, most = row["frechet_rise"]
         print(f"{row['system']:52} {len(row['concepts']):2}c {row['bits']:6.2f} bits "
               f"score {row['concept_score']:.3f} ({row['of_full']:.1%}) [{low:+.3f}, {high:+.3f}] "
-              f"{row['psnr_db']:6.2f} dB  SSIM {row['ssim']:.4f}  error {row['error']:.2e}  "
+              f"moved {row['score_moved']:.4f}  "
+              f"{row['psnr_db']:6.2f} dB  SSIM {row['ssim']:.4f}  error {row['error']:.2e}, "
+              f"elsewhere {row['error_elsewhere']:.2e}  "
               f"Frechet {row['frechet']:.2f} {rise:+.2%} [{least:+.2%}, {most:+.2%}]  "
               f"prompt {row['prompt_alignment']:.3f}  LoRA {row['delta_retention']:.3f}")
 
@@ -285,7 +305,8 @@ def main() -> None:
     for entry in beside:
         print(f"{entry['ours']} - {entry['peer']} ({entry['bits']:.2f} of the bits, "
               f"{entry['concepts']} concepts): "
-              f"score {entry['score']}, PSNR {entry['psnr']}, SSIM {entry['ssim']}")
+              f"score {entry['score']}, moved {entry['score_moved']}, "
+              f"PSNR {entry['psnr']}, SSIM {entry['ssim']}")
     for name, reason in missing.items():
         print(f"not run: {name}: {reason}")
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.fidelity_systems import Made, Subject
-from benchmarks.fidelity_world import Drawn, base_unet, draw, noise_of, requests
+from benchmarks.fidelity_world import Drawn, base_unet, draw, elsewhere, noise_of, requests
 from miniature.base import DEVICE
 from miniature.features import features, load_features
 from miniature.score import concept_score, load_reader, read
@@ -44,25 +45,33 @@ class Reference:
         self.drawn = self.draw(unet)
         self.noise = noise_of(unet, *self.drawn.met)
         self.base = noise_of(base_unet().to(DEVICE), *self.drawn.met)
+        self.others = elsewhere(subject.concept, effort.pictures)
+        self.met_elsewhere = self.draw(unet, self.others).met
+        self.noise_elsewhere = noise_of(unet, *self.met_elsewhere)
 
-    def draw(self, unet: torch.nn.Module) -> Drawn:
-        prompts = [asked.prompt for asked in self.asked]
+    @property
+    def prompts(self) -> list[str]:
+        return [asked.prompt for asked in self.asked]
+
+    def draw(self, unet: torch.nn.Module, prompts: Sequence[str] | None = None) -> Drawn:
+        prompts = prompts or self.prompts
         return draw(unet, prompts, range(5000, 5000 + len(prompts)), self.effort.steps)
 
     def measure(self, made: Made) -> dict[str, np.ndarray]:
         """What is kept of a system: its bytes, its predictions beside the exact ones, and of each
         picture what `judge` finds."""
-        prompts = [asked.prompt for asked in self.asked]
         unet = made.unet.to(made.device)
-        made.listen(prompts + [""] * len(prompts))
+        made.listen(self.prompts + [""] * len(self.prompts))
         drawn = self.draw(unet)
-        made.listen(prompts * (len(self.noise) // len(prompts)))
+        made.listen(self.prompts * (len(self.noise) // len(self.prompts)))
         noise = noise_of(unet, *self.drawn.met)
+        made.listen(self.others * (len(self.noise_elsewhere) // len(self.others)))
+        noise_elsewhere = noise_of(unet, *self.met_elsewhere)
         change = self.noise - self.base
         kept = ((noise - self.base) * change).sum() / change.square().sum()
-        error = (noise - self.noise).square().sum() / self.noise.square().sum()
-        alone = {"bytes": np.array(made.bytes), "kept": kept.numpy(), "error": error.numpy()}
-        return alone | self.judge(drawn)
+        alone = {"bytes": made.bytes, "kept": kept, "error": error(noise, self.noise),
+                 "error_elsewhere": error(noise_elsewhere, self.noise_elsewhere)}  # fmt: skip
+        return {name: np.array(value) for name, value in alone.items()} | self.judge(drawn)
 
     def judge(self, drawn: Drawn) -> dict[str, np.ndarray]:
         """By picture: score, alignment, psnr, ssim, latent error, features."""
@@ -84,6 +93,11 @@ class Reference:
             "latent": (moved / self.drawn.latents.square().mean()).numpy(),
             "features": features(self.network, drawn.pictures),
         }
+
+
+def error(found: Tensor, exact: Tensor) -> Tensor:
+    """Mean square error as a part of the mean square."""
+    return (found - exact).square().sum() / exact.square().sum()
 
 
 def ssim(a: Tensor, b: Tensor) -> float:

@@ -521,6 +521,7 @@ SYSTEMS = (
             ("4-bit, GPTQ without refinement", uniform("int4", rounds=0, time=True)),
             ("4-bit, random prompts for trigger and class", uniform("int4", "generic", time=True)),
             ("4-bit, trigger prompts only", uniform("int4", "trigger", time=True)),
+            ("4-bit, noise for all prompts", uniform("int4", "noise", time=True)),
             ("4-bit asymmetric", uniform("int4_asym", time=True)),
             ("4-bit, text packed too", uniform("int4", time=True, text=True)),
             ("4-bit, repair rank 8", uniform("int4", rank=8, time=True)),

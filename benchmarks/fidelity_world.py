@@ -119,6 +119,15 @@ def generic(count: int, seed: int = 3) -> list[str]:
     return ["", *drawn]
 
 
+def elsewhere(concept: Concept, count: int) -> list[str]:
+    """Prompts without the trigger: the concept's class and any other thing, by turns."""
+    places, others = list(PLACES.values()), generic(count + 1, seed=11)[1:]
+    return [
+        other if number % 2 else f"a {named(concept, number)[1]} {places[number % len(places)]}"
+        for number, other in enumerate(others)
+    ]
+
+
 def renders(concept: Concept, count: int) -> np.ndarray:
     """Pictures (count, 64, 64, 3) of a concept as the world itself draws it."""
     rng = np.random.default_rng(17)
@@ -146,7 +155,8 @@ def probes(
     noise, no pictures.
 
     about: "mixed" prompts with the trigger, with the class word and generic ones; or "trigger" or
-    "generic" ones alone, as many. Wordings, places and seeds are not those of what is measured.
+    "generic" ones alone, as many; or "noise" in place of a text, without any prompt. Wordings,
+    places and seeds are not those of what is measured.
     """
     asked = ["", " standing", " here", " today", " outside", " again", " there", " now",
              " by the road", " in a room", " in a garden", " at sea"]  # fmt: skip
@@ -158,9 +168,13 @@ def probes(
                   "generic": generic(2 * count)},
         "trigger": {"trigger": triggers[: 4 * count]},
         "generic": {"generic": generic(4 * count)},
+        "noise": {},
     }[about]  # fmt: skip
     device = next(unet.parameters()).device
     contexts = {role: [context(text).to(device) for text in texts] for role, texts in given.items()}
+    if about == "noise":
+        drawn = torch.randn(count, 1, 77, 768, generator=torch.Generator().manual_seed(0))
+        contexts = {"generic": list(drawn.to(device))}
     falling = sigmas(levels)[1][:-1].tolist()
     predict = predict_with(unet)
     return make_probes(predict, contexts, (4, 8, 8), falling, seed=7000, device=device)

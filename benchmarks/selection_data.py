@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _case(row: dict[str, Any]) -> Case:
         id=row["id"],
         request=row["request"],
         category=row["category"],
-        now=datetime.fromisoformat(row["now"]).replace(tzinfo=UTC),
+        now=datetime.fromisoformat(row["now"]).replace(tzinfo=timezone.utc),
         gold=frozenset(row.get("primary") or row["gold"]),
         acceptable=frozenset(row.get("also_acceptable") or ()),
         ambiguous=row["ambiguous"],

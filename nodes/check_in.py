@@ -7,7 +7,7 @@ answer comes back as the `selection` widget of the next run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from comfy_api.latest import io
 
@@ -149,7 +149,7 @@ class CheckInSelector(io.ComfyNode):
         elif clip is not None:
             notices = (*notices, CANNOT_WRITE)
         family = folders.base_family(model) if model is not None else None
-        now = datetime.now(UTC)
+        now = datetime.now(timezone.utc)
         if selection.startswith(ANSWER):
             said = selection.removeprefix(ANSWER)
             decision = engine.decide(

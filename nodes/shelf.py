@@ -6,7 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,7 +148,7 @@ class _View:
         first. Among these and among the others Check-in's evidence orders the likeliest, its
         retrieval the rest.
         """
-        intent = understand(query, datetime.now(UTC))
+        intent = understand(query, datetime.now(timezone.utc))
         letters = self._hold(_typed(intent))
         if not intent.words and not letters.any():
             letters[:] = True  # "newest": of everything

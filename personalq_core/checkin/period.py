@@ -6,7 +6,7 @@ English, Spanish, German, French, Chinese and Japanese.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from .words import fold
 
@@ -88,7 +88,7 @@ def find_period(text: str, now: datetime) -> tuple[Period, tuple[int, int]] | No
     return None
 
 
-_EVER = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+_EVER = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 1, 1, tzinfo=timezone.utc)
 
 
 def is_calendar_year(period: Period) -> bool:

@@ -156,10 +156,19 @@ def _read(kind: str | None, file: _File) -> tuple[ModelCard | str, bool]:
 
 
 def _walk(root: str, inside: tuple[str, ...]) -> Iterator[_File]:
-    """Model files below a root in the order of their names, each folder listed once."""
-    folders = [("", root)]
-    while folders:
-        prefix, folder = folders.pop()
+    """Model files below a root in the order of their names, each folder listed once.
+
+    Links to folders and to models are followed, as ComfyUI follows them. A picture or a text beside
+    a model has to lie `inside` the model folders: it is shown, and a link in a downloaded archive
+    may point at anything.
+    """
+    folders, linked, listed = [("", root)], [], set()
+    while folders or linked:
+        prefix, folder = folders.pop() if folders else linked.pop()
+        real = os.path.realpath(folder)
+        if real in listed:
+            continue
+        listed.add(real)
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -169,13 +178,13 @@ def _walk(root: str, inside: tuple[str, ...]) -> Iterator[_File]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append((f"{prefix}{entry.name}/", entry.path))
-            elif not entry.is_symlink() or _stays(entry.path, inside):
+            is_model = entry.name.lower().endswith(SAFE_SUFFIXES)
+            if entry.is_dir():
+                (linked if entry.is_symlink() else folders).append(
+                    (f"{prefix}{entry.name}/", entry.path)
+                )
+            elif is_model or not entry.is_symlink() or _stays(entry.path, inside):
                 siblings[entry.name] = entry
-            elif entry.name.lower().endswith(SAFE_SUFFIXES):
-                yield _refused(prefix, entry, "is a link out of the model folders; move the file "
-                               "in, or name its folder in extra_model_paths.yaml")  # fmt: skip
         by_name = {name: entry.path for name, entry in siblings.items()}
         for name, entry in siblings.items():
             lower = name.lower()

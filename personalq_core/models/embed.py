@@ -177,8 +177,7 @@ def _package_folder(name: str) -> Path | None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class LazyEmbedder:

@@ -1,7 +1,7 @@
 """From a request to a decision, by words alone: no model has to be installed."""
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -10,7 +10,7 @@ from personalq_core.checkin.decision import format_selection, parse_selection
 
 from .library import BEARS, LIBRARY, card
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 ENGINE = CheckIn()
 
 

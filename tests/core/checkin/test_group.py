@@ -1,6 +1,6 @@
 """Which models mean the same to a user, and which attributes rule one another out."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -12,7 +12,7 @@ from personalq_core.checkin.words import stem
 
 from .library import card
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 
 
 def groups(*cards):

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from personalq_core.models.llm import Endpoint, LlmError, LlmSettings, LocalGguf
 
 from .library import LIBRARY, card
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 CLEAR, CLOSE = "tdybr3 bear flying", "my bear on the beach"
 
 

@@ -1,6 +1,6 @@
 """Times in six languages, relative to now."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from personalq_core.checkin.period import find_period
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_periods(text, start, end):
 )  # fmt: skip
 def test_ago(text):
     (start, end), _ = find_period(text, NOW)
-    assert start < datetime(2023, 11, 20, tzinfo=UTC) < end
+    assert start < datetime(2023, 11, 20, tzinfo=timezone.utc) < end
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_no_period(text):
     st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1)),
 )  # fmt: skip
 def test_any_text_on_any_day(text, now):
-    found = find_period(text, now.replace(tzinfo=UTC))
+    found = find_period(text, now.replace(tzinfo=timezone.utc))
     if found:
         (start, end), (first, last) = found
         assert start < end and 0 <= first < last <= len(text)

@@ -1,7 +1,7 @@
 """What the engine says in English, the page can say in its language."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.selection_data import load_cards, load_cases
@@ -22,7 +22,7 @@ def test_the_page_knows_every_sentence_that_is_said():
     cards, known = load_cards(DATA / "fresh3_repository.jsonl"), sentences()
     engine, said = CheckIn(), set()
     for case in load_cases(DATA / "fresh3.jsonl")[::2]:
-        decision = engine.decide(case.request, cards, now=datetime(2026, 1, 1, tzinfo=UTC))
+        decision = engine.decide(case.request, cards, now=datetime(2026, 1, 1, tzinfo=timezone.utc))
         for candidate in (*decision.chosen, *decision.candidates[:3]):
             said |= set(candidate.evidence)
             said |= {candidate.difference} if decision.status == "none" else set()

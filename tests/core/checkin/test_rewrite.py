@@ -1,7 +1,7 @@
 """Rewriting: what is replaced, what stays, and that it can be taken back."""
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +12,7 @@ from personalq_core.checkin.rewrite import rewrite, undo
 
 from .library import BEARS, LIBRARY, OTHERS, card
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 BEAR = BEARS[3]
 
 

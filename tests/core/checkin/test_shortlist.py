@@ -1,6 +1,6 @@
 """Of fifty versions of one thing, the one that a request picks out is always weighed."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from personalq_core.checkin.shortlist import TOP_K, shortlist
 
 from .library import card
 
-NOW = datetime(2025, 11, 20, tzinfo=UTC)
+NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
 CARDS = [
     card(f"bear_{n}.safetensors", f"Bear v{n}", f"br{n}", version=f"v{n}",
          created_at=f"{2021 + (n - 1) // 12}-{(n - 1) % 12 + 1:02d}-05T00:00:00Z")

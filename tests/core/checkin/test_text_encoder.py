@@ -3,7 +3,7 @@
 import importlib
 import sys
 import types
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,7 +79,8 @@ def test_it_reads_beside_an_engine_that_has_its_index_already(host):
     clip = WritingClip(lambda text: "yes" if "green hat" in text else "no")
     reading = LlmCheckIn.beside(engine, LlmSettings(Adapter(host.TextEncoderLlm(clip)), 5.0))
     assert reading.index(BEARS) is index
-    decision = reading.decide("my bear on the beach", BEARS, now=datetime(2025, 11, 20, tzinfo=UTC))
+    now = datetime(2025, 11, 20, tzinfo=timezone.utc)
+    decision = reading.decide("my bear on the beach", BEARS, now=now)
     assert clip.asked
     assert "green hat" in decision.candidates[0].card.description
 

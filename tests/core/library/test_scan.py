@@ -194,8 +194,6 @@ def test_refusals_name_file_and_remedy_and_the_rest_works(models, store, tmp_pat
     (loras / "vae.safetensors").write_bytes(
         safetensors_bytes({"encoder.conv_in.weight": (1,), "decoder.conv_in.weight": (1,)})
     )
-    outside = write(tmp_path / "secret.safetensors")
-    (loras / "link.safetensors").symlink_to(outside)
     for name in ("old.ckpt", "a.pt", "b.bin", "c.pth"):
         pickle = loras / name
         pickle.write_bytes(b"\x80\x02")
@@ -207,7 +205,6 @@ def test_refusals_name_file_and_remedy_and_the_rest_works(models, store, tmp_pat
         assert all(name in reason for name, reason in reasons.items())
         assert "download it again" in reasons["cut.safetensors"]
         assert "models/vae" in reasons["vae.safetensors"]
-        assert "out of the model folders" in reasons["link.safetensors"]
         assert {n for n, r in reasons.items() if "pickle" in r} == {
             "old.ckpt", "a.pt", "b.bin", "c.pth",
         }  # fmt: skip
@@ -215,9 +212,31 @@ def test_refusals_name_file_and_remedy_and_the_rest_works(models, store, tmp_pat
     assert len(scan(roots_in(models), store).cards) == 4
 
 
-def test_linked_folders_and_strange_names(tmp_path):
+def test_links_are_followed_as_comfyui_follows_them(tmp_path):
+    """Folders and models; what lies beside a model only where it is inside the model folders."""
+    root, outside = tmp_path / "loras", tmp_path / "disk"
+    root.mkdir()
+    write(outside / "deep" / "in_folder.safetensors", fill=1)
+    (outside / "deep" / "in_folder.txt").write_text("otter trigger")
+    write(outside / "alone.safetensors", fill=2)
+    (outside / "secret.txt").write_text("not for anyone")
+    (root / "folder").symlink_to(outside / "deep")
+    (root / "again").symlink_to(outside / "deep")
+    (root / "loop").symlink_to(root)
+    (outside / "deep" / "back").symlink_to(root)
+    (root / "model.safetensors").symlink_to(outside / "alone.safetensors")
+    (root / "model.txt").symlink_to(outside / "secret.txt")
+    (root / "gone.safetensors").symlink_to(outside / "nothing.safetensors")
+    report = scan([Root("lora", str(root))])
+    found = {card.name.rpartition("/")[2]: card for card in report.cards}
+    assert found.keys() == {"in_folder.safetensors", "model.safetensors"}
+    assert len(report.cards) == 2
+    assert "otter" in str(found["in_folder.safetensors"])
+    assert "not for anyone" not in str(found["model.safetensors"])
+
+
+def test_strange_names(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
     write(tmp_path / "a" / "熊 'v2' %.safetensors")
     Path(os.fsdecode(os.fsencode(str(tmp_path / "a")) + b"/bad\xff.safetensors")).write_bytes(b"")
     report = scan([Root("lora", str(tmp_path / "a")), Root("lora", str(tmp_path / "none"))])
