@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,12 @@ import comfy.lora
 import comfy.model_patcher
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import (
+    COMPILE_KEY,
+    TORCH_COMPILE_KWARGS,
+    set_torch_compile_wrapper,
+)
 from torch import Tensor, nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
@@ -60,8 +65,8 @@ def notes_of(patcher: Any) -> TaqNotes | None:
 
 _quantized: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Any, TaqNotes]]
 _quantized = weakref.WeakKeyDictionary()
-"""The last quantized MODEL of each base model, so that an evicted node output is not made anew.
-It lives as long as its base model does."""
+"""The last quantized model of each base model, in a bare patcher, so that an evicted node output is
+not made anew. It lives as long as its base model does."""
 
 
 def quantized_model(
@@ -104,11 +109,12 @@ def quantized_model(
         hurt = None if importance is None else _prefixed_keys(importance())
         model = _quantize(held, plan, hurt, layer_types, progress, not beside, paper)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
-        found = (settings, _patcher_for(source, model, None), notes)
+        found = (settings, _bare_patcher(source, model), notes)
         if layer_types is LAYER_TYPES:
             _quantized[source.model] = found
-    _, cached, notes = found
-    patcher = _patcher_for(source, cached.model, cached)
+    _, bare, notes = found
+    patcher = _patcher_for(source, bare)
+    how = " ".join(filter(None, (how, _told(source, lora, beside))))
     notes = replace(notes, trigger=trigger, how=how, sources=_sources(source))
     patcher.set_attachments(TaqNotes.KEY, notes)
     if paper:
@@ -117,6 +123,17 @@ def quantized_model(
         patcher.patches = {key: patches[:] for key, patches in source.patches.items()}
         patcher.patches_uuid = source.patches_uuid
     return patcher, notes.plan
+
+
+def _told(source: Any, lora: str, beside: bool) -> str:
+    """Where the LoRAs that came with the model went, in a sentence."""
+    if not source.patches:
+        return ""
+    if beside:
+        return "LoRAs stay at 16 bits beside the packed weights."
+    if lora == "merged":
+        return "LoRAs were merged before packing, as wished."
+    return "LoRAs were merged before packing: one is no plain LoRA or LoCon and cannot stay beside."
 
 
 def with_weights_at_hand(source: Any) -> Any:
@@ -185,7 +202,7 @@ def _all_low_rank(source: Any) -> bool:
         f"{PREFIX}{name}.weight": layer.weight for name, layer in quantizable(_inner(source))
     }
     return all(
-        low_rank(patches, weights[key].shape[0]) is not None
+        low_rank(patches, weights[key].shape) is not None
         for key, patches in source.patches.items()
         if key in weights
     )
@@ -206,6 +223,13 @@ def _check(source: Any) -> None:
         raise TaqError(
             "This MODEL is already quantized by TAQ. Connect the MODEL from before that node."
         )
+    for name, part in source.object_patches.items():
+        replaced = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+        if name.startswith(PREFIX[:-1]) and isinstance(replaced, nn.Module):
+            raise TaqError(
+                f"A node before TAQ replaces {name}, which would keep the weights as they were. "
+                "Connect that node after TAQ Quantize."
+            )
     for name, layer in quantizable(diffusion_model):
         weight = layer.weight
         if type(weight.data) is not Tensor or weight.dtype not in FLOATS:
@@ -312,26 +336,43 @@ def _without_weights(source: Any) -> nn.Module:
     return model
 
 
-def _patcher_for(source: Any, model: nn.Module, parent: Any) -> Any:
-    """The source's patcher with everything but its weights' patches, around `model`.
+def _bare_patcher(source: Any, model: nn.Module) -> Any:
+    """A patcher around a quantized model, without anything that was put onto the source's.
 
-    When it goes, ComfyUI's list of loaded models falls back to its `parent`, which has to be a
-    patcher of the same model.
+    All patchers of the model come from it, so it must not keep what they hold alive.
+    """
+    base = comfy.model_patcher.ModelPatcher if _is_dynamic(source) else type(source)
+    return patcher_class(base)(model, source.load_device, source.offload_device)
+
+
+def _patcher_for(source: Any, bare: Any) -> Any:
+    """The source's patcher with everything but its weights' patches, around `bare`'s model.
+
+    It shares with `bare` what was changed on the model, as clones do: whoever comes next takes it
+    back. When it goes, ComfyUI's list of loaded models falls back to its `parent`, which has to be
+    a patcher of the same model.
     """
     if _is_dynamic(source):
-        patcher = source.clone(disable_dynamic=True, model_override=(model, ({}, {}, {}, set())))
+        parts = bare.model, ({}, {}, {}, set())
+        patcher = source.clone(disable_dynamic=True, model_override=parts)
     else:
         patcher = source.clone()
-    patcher.__class__ = patcher_class(type(patcher))
-    patcher.model = model
-    patcher.parent = parent
-    patcher.size = 0
-    patcher.cached_patcher_init = None  # what would load the source again
-    patcher.patches = {}
-    patcher.patches_uuid = uuid.uuid4() if parent is None else parent.patches_uuid
-    patcher.backup, patcher.object_patches_backup, patcher.hook_backup = {}, {}, {}
-    patcher.backup_buffers = {}
+    patcher.__class__ = type(bare)
+    patcher.model, patcher.parent, patcher.size = bare.model, bare, 0
+    patcher.patches, patcher.patches_uuid = {}, bare.patches_uuid
+    for changed in ("backup", "object_patches_backup", "hook_backup", "backup_buffers", "pinned"):
+        if hasattr(bare, changed):
+            setattr(patcher, changed, getattr(bare, changed))
     patcher.cached_hook_patches, patcher.current_hooks = {}, None
-    patcher.pinned = set()
     patcher.is_injected = False
+    patcher.cached_patcher_init = None  # what would load the source again
+    _compile_anew(patcher)
     return patcher
+
+
+def _compile_anew(patcher: Any) -> None:
+    """Let Torch Compile before this node compile the packed model: its wrapper runs the source."""
+    wanted = patcher.model_options.get(TORCH_COMPILE_KWARGS)
+    patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    if wanted is not None:
+        set_torch_compile_wrapper(patcher, **wanted)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.hooks
+import comfy.lora
 import comfy.model_patcher
 import comfy.ops
 import comfy.utils
@@ -30,25 +32,23 @@ Backup = namedtuple("Backup", ["weight", "inplace_update"])
 """What the patcher keeps of a weight that it changed."""
 
 
-def low_rank(patches: list[tuple], rows: int) -> tuple[Tensor, Tensor] | None:
-    """All of a weight's patches as one pair of factors; None where one of them is no plain LoRA.
+def low_rank(patches: list[tuple], shape: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+    """All patches of a weight of this shape as one pair of factors; None where one of them is no
+    plain LoRA, or one for another shape: the patcher knows what to do, or what to say.
 
     Returns up (rows, rank) with the strengths in it and down (rank, columns); the change is
     up @ down, as `comfy.lora.calculate_weight` adds it up.
     """
-    ups, downs = [], []
+    (rows, *inputs), ups, downs = shape, [], []
     for strength, patch, strength_model, offset, function in patches:
         factors = _factors(patch)
         if factors is None or strength_model != 1.0 or function is not None:
             return None
         up, down = factors
-        up = up * strength
-        if offset is not None:
-            dimension, start, length = offset
-            if dimension != 0:
-                return None
-            up = nn.functional.pad(up, (0, 0, start, rows - start - length))
-        ups.append(up)
+        dimension, start, length = (0, 0, rows) if offset is None else offset
+        if dimension != 0 or len(up) != length or down.shape[1] != math.prod(inputs):
+            return None
+        ups.append(nn.functional.pad(up * strength, (0, 0, start, rows - start - length)))
         downs.append(down)
     return torch.cat(ups, dim=1), torch.cat(downs, dim=0)
 
@@ -96,24 +96,6 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
         self.set_branch("hook" if inplace_update else "lora", Branch.of(change))
         return None
 
-    def active_branches(self, like: Tensor) -> Iterator[Branch]:
-        yield from super().active_branches(like)
-        for function in self.weight_function:
-            factors = self._pending(function)
-            if factors is not None:
-                yield Branch(*factors).to(like.device)
-
-    def _pending(self, function: Any) -> tuple[Tensor, Tensor] | None:
-        """Factors of the LoRAs that ComfyUI adds in each step to an off-loaded layer."""
-        if not isinstance(function, comfy.model_patcher.LowVramPatch):
-            return None
-        return low_rank(function.patches[function.key], self.rows)
-
-    @property
-    def _changes(self) -> list[Any]:
-        """Functions on the weight that are more than a branch: each step needs the whole weight."""
-        return [call for call in self.weight_function if self._pending(call) is None]
-
     def _is_at_hand(self, x: Tensor) -> bool:
         run_every_op()
         free = not self.weight_function and not self.bias_function
@@ -121,28 +103,28 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp):
 
     def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
         run_every_op()
-        if not self.weight_function or not self._changes:
+        if not self.weight_function:
             return super()._tile(rows, like)
         return self._patched_weight(like.device)[rows].to(like.dtype), None
 
     def _integer(self, x: Tensor) -> Tensor | None:
         run_every_op()
-        return None if self.weight_function and self._changes else super()._integer(x)
+        return None if self.weight_function else super()._integer(x)
 
     def _patched_weight(self, device: torch.device) -> Tensor:
-        patched: Tensor | None = None
-        for function in self._changes:
+        """The weight with what ComfyUI changes in each step: it knows of no codes."""
+        patched = self.dense(torch.float32, self.weight.to(device)).to(device)
+        for function in self.weight_function:
             if isinstance(function, comfy.model_patcher.LowVramPatch):
-                patched = function(self.weight.to(device))
+                patches = function.patches[function.key]
+                patched = comfy.lora.calculate_weight(patches, patched, function.key)
             else:
-                patched = function(self.dense().to(device) if patched is None else patched)
-        assert patched is not None
+                patched = function(patched)
         return patched
 
     def _tiles(self, like: Tensor) -> Sequence[slice]:
         # With a patched weight made in each step, the whole weight is one tile.
-        whole = self.weight_function and self._changes
-        return [slice(0, self.rows)] if whole else super()._tiles(like)
+        return [slice(0, self.rows)] if self.weight_function else super()._tiles(like)
 
     def _bias_for(self, like: Tensor) -> Tensor | None:
         bias = super()._bias_for(like)
@@ -183,17 +165,43 @@ class TaqPatching:
 
     def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
         layer = _packed_layer(self.model, key)
-        factors = layer and key in self.patches and low_rank(self.patches[key], layer.shape[0])
-        if not factors:
+        if kwargs.get("return_weight") or layer is None or not self._set_branch(key, layer):
             return super().patch_weight_to_device(key, *args, **kwargs)
+        return None
+
+    def _set_branch(self, key: str, layer: QuantizedLayer) -> bool:
+        """Put the patches of a weight beside its codes, where they are plain LoRAs."""
+        factors = low_rank(self.patches[key], layer.shape) if key in self.patches else None
+        if factors is None:
+            return False
         self.backup.setdefault(key, Backup(layer.weight, False))
         layer.set_branch("lora", Branch(*factors))
-        return None
+        return True
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        done = super().load(*args, **kwargs)
+        self._set_pending_branches()
+        return done
+
+    def partially_unload(self, *args: Any, **kwargs: Any) -> Any:
+        freed = super().partially_unload(*args, **kwargs)
+        self._set_pending_branches()
+        return freed
+
+    def _set_pending_branches(self) -> None:
+        """Plain LoRAs that ComfyUI would add in each step anew, where a layer is off-loaded: a
+        branch is the same at once, and lets a text layer remember its products."""
+        for name, layer in self.model.named_modules():
+            pending = getattr(layer, "weight_function", None)
+            if isinstance(layer, QuantizedLayer) and pending:
+                others = [f for f in pending if not isinstance(f, comfy.model_patcher.LowVramPatch)]
+                if len(others) < len(pending) and self._set_branch(f"{name}.weight", layer):
+                    layer.weight_function = others
 
     def patch_hook_weight_to_device(self, *args: Any, **kwargs: Any) -> Any:
         key, patches = kwargs.get("key"), kwargs.get("combined_patches", {})
         layer = _packed_layer(self.model, key) if key in patches else None
-        factors = layer and low_rank(patches[key], layer.shape[0])
+        factors = layer and low_rank(patches[key], layer.shape)
         if not factors:
             return super().patch_hook_weight_to_device(*args, **kwargs)
         layer.set_branch("hook", Branch(*factors))

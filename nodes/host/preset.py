@@ -13,7 +13,7 @@ from ...personalq_core.taq import TaqError, TaqPlan
 from ...personalq_core.taq.bits import fit_plan, sensitivity
 from ...personalq_core.taq.calibrate import Probe, importance
 from ...personalq_core.taq.compare import round_to_nearest
-from ...personalq_core.taq.formats import FloatFormat
+from ...personalq_core.taq.formats import FORMATS, FloatFormat
 from ...personalq_core.taq.literal import PROTECT, Protect
 from ...personalq_core.taq.text_cache import text_names
 from . import folders
@@ -66,6 +66,22 @@ class Wish:
         return self.paper is None and (self.target_mb > 0 or self.name == "mixed 6-bit")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether scales are fitted to prompts. A row of 8-bit codes has nothing to gain by it: see
+        docs/fidelity.md."""
+        fine = FORMATS[PRESETS[self.name]].group is None and not self.mixed
+        return self.clip is not None and self.paper is None and not fine
+
+    @property
+    def learnt_from(self) -> tuple:
+        """What changes the fitted scales and bits, beside the model."""
+        size = None if self.latent is None else tuple(self.latent["samples"].shape[1:])
+        if not self.calibrated:
+            return (size,) if self.mixed else ()
+        text_encoder = self.clip.patcher.patches_uuid, self.clip.layer_idx
+        return size, self.trigger, self.class_word, text_encoder
+
+    @property
     def how(self) -> str:
         """What the trigger changes, in a sentence."""
         trigger = self.trigger.strip()
@@ -75,20 +91,17 @@ class Wish:
                 f"{self.protect}, where Mark Trigger encoded the prompt. Inputs are rounded by "
                 "simulation: this shows the pictures, not the speed."
             )
-        if self.clip is not None:
+        if self.calibrated:
             heard = f' with the trigger "{trigger}"' if trigger else " without a trigger"
             return f"Scales{' and bits' * self.mixed} are fitted to prompts{heard}."
-        if trigger:
-            return (
-                f'The trigger "{trigger}" changed nothing here: connect CLIP to fit scales to it. '
-                "The concept is kept by never rounding a LoRA into packed weights."
-            )
-        return ""
+        if PRESETS[self.name] == "int4":
+            return "Connect CLIP to fit scales to prompts: 4 bits lose far less so."
+        return "At 8 bits nothing has to be fitted to the trigger." if trigger else ""
 
 
 def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     """A quantized MODEL as wished, and its plan. Raises TaqError."""
-    calibrated, paper, mixed = wish.clip is not None, wish.paper, wish.mixed
+    calibrated, paper, mixed = wish.calibrated, wish.paper, wish.mixed
     fmt = paper.weights if paper else PRESETS[wish.name]
     if paper and not text_names(source.model.diffusion_model):
         raise TaqError(
@@ -122,7 +135,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         except ValueError as error:
             raise TaqError(str(error)) from error
 
-    learnt = (wish.trigger, wish.class_word, source.patches_uuid) if calibrated or mixed else ()
+    learnt = (source.patches_uuid, *wish.learnt_from) if calibrated or mixed else ()
     patcher, plan = quantized_model(
         source,
         fmt,

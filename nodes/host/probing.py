@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -18,6 +21,8 @@ LEVELS = (0.98, 0.75, 0.5, 0.25)
 """Where in the schedule a probe looks: parts of the way from a clean picture to noise."""
 SIDE = 32
 """Side of the latents where no picture size is given: 256 pixels for Stable Diffusion."""
+POOLED = 1280
+"""Width of the pooled text that SDXL reads beside the other."""
 
 
 def probes(
@@ -34,18 +39,21 @@ def probes(
     text of one fixed width.
     """
     comfy.model_management.load_models_gpu([source])
-    model, device = source.model, source.load_device
-    pooled: dict[int, Tensor] = {}
+    shape, device = _shape(source, latent), source.load_device
+    known: dict[int, dict[str, Any]] = {}
+
+    def told(conditioning: list) -> Tensor:
+        """The text of a conditioning; what else the model is given with it is kept by its place."""
+        text = conditioning[0][0].to(device)
+        known[text.data_ptr()] = _given(source.model, conditioning, shape, device)
+        return text
 
     def encoded(prompt: str) -> Tensor:
-        cond, extra = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0]
-        cond = cond.to(device)
-        if extra.get("pooled_output") is not None:
-            pooled[cond.data_ptr()] = extra["pooled_output"]
-        return cond
+        return told(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)))
 
     if clip is None:
-        contexts = {"generic": _noise_contexts(model, device)}
+        pooled = torch.zeros(1, POOLED)
+        contexts = {"generic": [told([[_noise_text(source.model), {"pooled_output": pooled}]])]}
     else:
         words = {"trigger": trigger.strip(), "class": class_word.strip()}
         contexts = {
@@ -54,35 +62,46 @@ def probes(
             if word
         }
         contexts["generic"] = [encoded(prompt) for prompt in GENERIC]
-    if latent is None:
-        shape = (model.latent_format.latent_channels, SIDE, SIDE)
-    else:
-        shape = tuple(latent["samples"].shape[1:])
 
     def predict(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        given: dict[str, Any] = {"c_crossattn": context}
-        adm = model.encode_adm(
-            pooled_output=pooled.get(context.data_ptr(), torch.zeros(1, 1280)),
-            device=device,
-            width=shape[-1] * 8,
-            height=shape[-2] * 8,
-        )
-        if adm is not None:
-            given["y"] = adm.to(device).expand(len(x), -1)
-        clean = model.apply_model(x, sigma, **given)
+        given = known[context.data_ptr()].items()
+        conds = {name: cond.process_cond(batch_size=len(x), area=None).cond for name, cond in given}
+        clean = source.model.apply_model(x, sigma, **_on(device, conds))
         return (x - clean) / sigma.view(-1, *[1] * (x.dim() - 1))
 
-    schedule = model.model_sampling
+    schedule = source.model.model_sampling
     sigmas = [float(schedule.percent_to_sigma(1 - level)) for level in LEVELS]
     return make_probes(predict, contexts, shape, sigmas, device=device, progress=progress)
 
 
-def _noise_contexts(model: Any, device: torch.device) -> list[Tensor]:
+def _shape(source: Any, latent: dict[str, Any] | None) -> tuple[int, ...]:
+    """Of one latent of the model, without the batch."""
+    given = torch.zeros(1, 1, SIDE, SIDE) if latent is None else latent["samples"]
+    return tuple(comfy.sample.fix_empty_latent_channels(source, given).shape[1:])
+
+
+def _given(
+    model: Any, conditioning: list, shape: tuple[int, ...], device: torch.device
+) -> dict[str, Any]:
+    """What a sampler would give the model with this conditioning, by ComfyUI's names."""
+    conds = comfy.sampler_helpers.convert_cond(conditioning)
+    noise = torch.zeros(1, *shape, device=device)
+    (cond,) = comfy.samplers.encode_model_conds(
+        model.extra_conds, conds, noise, device, "positive"
+    )
+    return cond["model_conds"]
+
+
+def _on(device: torch.device, conds: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in conds.items()}
+
+
+def _noise_text(model: Any) -> Tensor:
     width = model.model_config.unet_config.get("context_dim")
     if not isinstance(width, int):
         raise TaqError(
-            "This kind of model reads more than one text encoder; connect CLIP to TAQ Quantize, "
+            "What this kind of model reads is not known without CLIP. Connect CLIP to this node, "
             "or choose 8-bit or 4-bit without a target size."
         )
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 77, width, generator=generator).to(device)]
+    return torch.randn(1, 77, width, generator=generator)

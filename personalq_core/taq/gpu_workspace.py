@@ -161,7 +161,7 @@ class _Lane:
         if len(self.memory) < needed:
             everyone = set(self.neighbours_of.values())
             for other in everyone:
-                other.views = {}
+                other.matrices, other.views = [], {}
             most = max(other.room * other.dtype.itemsize for other in everyone)
             self.memory = self.memory.new_empty(most)
         return self.memory[:needed].view(neighbours.dtype)

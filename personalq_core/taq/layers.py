@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -114,10 +115,6 @@ class QuantizedLayer(nn.Module):
         else:
             self.branches[name] = branch.to(self.weight.device)
 
-    def active_branches(self, like: Tensor) -> Iterable[Branch]:
-        """The changes that a product with `like` has to add; a host may know of more."""
-        return self.branches.values()
-
     def _tiles(self, like: Tensor) -> Sequence[slice]:
         most = CPU_TILE if like.device.type == "cpu" else GPU_TILE
         step = max(1, most // self.columns)
@@ -164,7 +161,7 @@ class QuantizedLayer(nn.Module):
         out = self._integer(x)
         if out is None:
             out, bias = self._unpacked(inputs, x.dtype, bias)
-        for branch in self.active_branches(inputs):
+        for branch in self.branches.values():
             out += self._beside(branch, inputs)
         return out if bias is None else out.add_(self._by_row(bias))
 
@@ -178,9 +175,9 @@ class QuantizedLayer(nn.Module):
     def _product_at_once(self, x: Tensor) -> Tensor:
         """On a GPU: each launch, and each line here, takes as long as a small layer's product.
 
-        So a branch is added to the unpacked weight, which is one launch where one beside it is
-        three, and parts are looked up where a module keeps them: attributes take several times as
-        long.
+        So a branch is added to the unpacked weight (but see `adds_to_weight`), which is one launch
+        where one beside it is three, and parts are looked up where a module keeps them: attributes
+        take several times as long.
         """
         weight, bias = self._unpacked_with_others(x), self._parameters.get("bias")
         if weight is None:
@@ -189,10 +186,16 @@ class QuantizedLayer(nn.Module):
             weight = weight.view(self.shape)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        return self._times(x, weight, bias)
+        out = self._times(x, weight, bias)
+        if not adds_to_weight(x.dtype):
+            for branch in self.branches.values():
+                out += self._beside(branch, x)
+        return out
 
     def add_branches(self, weight: Tensor) -> None:
         """Add what lies beside the codes to the unpacked weight (rows, columns), in place."""
+        if not adds_to_weight(weight.dtype):
+            return
         for branch in self._modules["branches"]._modules.values():
             branch.add_to(weight)
 
@@ -317,6 +320,12 @@ class QuantizedConv2d(QuantizedLayer):
         return [slice(0, self.rows)] if self.groups > 1 else super()._tiles(like)
 
 
+def adds_to_weight(dtype: torch.dtype) -> bool:
+    """Whether a weight of this type holds a LoRA added to it. bfloat16 has 8 bits: it would keep
+    half of a change of a thousandth of the weight."""
+    return dtype != torch.bfloat16
+
+
 def is_gpu(device: torch.device) -> bool:
     """Whether products are made at once there, each weight in one piece."""
     return device.type == "cuda"
@@ -330,8 +339,13 @@ def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
 
 
 def share_workspace(model: nn.Module) -> None:
-    """Let a GPU unpack the weights of the model's neighbouring layers together."""
+    """Let a GPU unpack the weights of the model's neighbouring layers together.
+
+    The workspace knows the layers, and they it: without the model nobody else would part them
+    before Python's collector comes by, and the codes would stay on the GPU until then.
+    """
     workspace = Workspace()
+    weakref.finalize(model, workspace.release)
     for module in model.modules():
         if isinstance(module, QuantizedLayer):
             module.workspace = workspace

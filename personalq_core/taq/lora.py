@@ -29,6 +29,8 @@ class Branch(nn.Module):
 
     def __init__(self, up: Tensor, down: Tensor | None = None):
         super().__init__()
+        if down is not None and up.dtype == torch.float32:
+            up, down = _balanced(up, down)
         self.register_buffer("up", up.to(torch.float16))
         self.register_buffer("down", None if down is None else down.to(torch.float16))
 
@@ -64,6 +66,15 @@ class Branch(nn.Module):
             return convolve(x, kernel.view(shape))
         thin = convolve(x, self.down.to(x).view(-1, *shape[1:]))
         return F.conv2d(thin, up[:, :, None, None])
+
+
+def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors with the sizes of each rank alike, by powers of two: a small alpha and strength
+    would press one of them below what float16 can hold."""
+    ratio = down.abs().amax(1) / up.abs().amax(0)
+    power = torch.exp2((ratio.log2() / 2).round()).nan_to_num(1.0, 1.0, 1.0)
+    power = torch.where(power > 0, power, 1.0)
+    return up * power, down / power[:, None]
 
 
 def low_rank_factors(change: Tensor) -> tuple[Tensor, Tensor] | None:

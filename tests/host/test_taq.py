@@ -245,6 +245,93 @@ def test_swapping_a_lora_beside_the_codes_equals_a_fresh_quantization(host, sour
     assert distance(one, predict(merged)) < 0.04
 
 
+def test_another_lora_before_the_node_leaves_nothing_of_the_one_before(host, source, lora):
+    """Whatever was changed on the shared model, packed or kept, goes when another MODEL comes."""
+
+    def quantized(patches, strength=1.0):
+        given = source.clone()
+        given.add_patches(patches, strength)
+        return host.quantized_model(given, "int8", lora="beside")[0]
+
+    adapter = importlib.import_module("comfy.weight_adapter.lora").LoRAAdapter
+    attention = {key: patch for key, patch in lora.items() if "attn" in key}
+    others = {key: patch for key, patch in lora.items() if "attn" not in key}
+    kept = "diffusion_model.input_blocks.0.0.weight"
+    first = source.model.diffusion_model.input_blocks[0][0].weight
+    up, down = torch.randn(len(first), 4), torch.randn(4, first[0].numel())
+    others[kept] = adapter(set(), (0.01 * up, 0.01 * down, 4.0, None, None, None))
+    plain, alone = predict(quantized({})), predict(quantized(others))
+    unpatched = first.clone()
+    assert distance(predict(quantized(attention)), plain) > 0.01
+    for strength in (1.0, 0.5, 1.0):
+        assert torch.equal(predict(quantized(others, strength)), alone) == (strength == 1.0)
+    bare = quantized({})
+    assert torch.equal(predict(bare), plain)
+    assert torch.equal(bare.model.diffusion_model.input_blocks[0][0].weight, unpatched)
+
+
+def test_an_object_put_onto_one_model_is_not_on_the_next(host, tiny):
+    base = importlib.import_module("comfy.model_base")
+    other = base.model_sampling(tiny.model.model_config, base.ModelType.V_PREDICTION)
+    changed = tiny.clone()
+    changed.add_object_patch("model_sampling", other)
+    first, _ = host.quantized_model(changed, "int8")
+    load(first)
+    assert first.model.model_sampling is other
+    second, _ = host.quantized_model(tiny, "int8")
+    load(second)
+    assert second.model.model_sampling is not other
+
+
+def test_a_base_is_not_kept_alive_by_what_was_put_onto_its_model(host):
+    base = random_source(host, model_channels=128)
+    base.set_model_unet_function_wrapper(lambda *_, itself=base: None)
+    quantized, _ = host.quantized_model(base, "int8")
+    gone = weakref.ref(base.model)
+    del base, quantized
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_compiled_source_gives_a_compiled_packed_model(host, tiny):
+    """Torch Compile before the node: its wrapper would run the source instead."""
+    compiling = importlib.import_module("comfy_api.torch_helpers")
+    extension = importlib.import_module("comfy.patcher_extension")
+    compiled = tiny.clone()
+    compiling.set_torch_compile_wrapper(compiled, "eager")
+    quantized, _ = host.quantized_model(compiled, "int8")
+    load(quantized)
+    tiny.model.diffusion_model.register_forward_pre_hook(lambda *_: pytest.fail("the source ran"))
+    options = {"wrappers": quantized.wrappers}
+    assert len(extension.get_all_wrappers("apply_model", options)) == 1
+    with torch.no_grad():
+        given = torch.randn(1, 4, 8, 8), torch.tensor([5.0])
+        text = torch.randn(1, 77, 768)
+        out = quantized.model.apply_model(*given, c_crossattn=text, transformer_options=options)
+        plain = quantized.model.apply_model(*given, c_crossattn=text)
+    assert distance(out, plain) < 1e-4
+    replaced = tiny.clone()
+    replaced.add_object_patch("diffusion_model", tiny.model.diffusion_model)
+    with pytest.raises(host.TaqError, match="Connect that node after TAQ Quantize"):
+        host.quantized_model(replaced, "int8")
+
+
+def test_a_lora_for_another_base_is_skipped_as_comfyui_skips_it(host, tiny, caplog):
+    adapter = importlib.import_module("comfy.weight_adapter.lora").LoRAAdapter
+    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    foreign = {key: adapter(set(), (torch.randn(128, 4), torch.randn(4, 1024), 4.0, *[None] * 3))}
+    quantized, _ = host.quantized_model(tiny, "int8")
+    plain = predict(quantized)
+    after = quantized.clone()
+    after.add_patches(foreign)
+    assert torch.equal(predict(after), plain)
+    before = tiny.clone()
+    before.add_patches(foreign)
+    packed, _ = host.quantized_model(before, "int8", lora="beside")
+    assert distance(predict(packed), plain) < 1e-6
+    assert "ERROR" in caplog.text
+
+
 def test_what_cannot_stay_beside_is_merged(host, source):
     changed = source.clone()
     changed.add_patches(patches_of(host, source, "DoRA"), 1.0)
@@ -281,6 +368,42 @@ def test_a_saved_model_needs_no_original(host, source, tmp_path, monkeypatch, lo
     assert plain is None
     with pytest.raises(host.TaqError, match="not quantized by TAQ"):
         files.save_model(source, "diffusion_models/bear")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_lora_family_works_on_off_loaded_layers(host, source, kind, monkeypatch):
+    """Newer versions of ComfyUI let its function on the weight take no codes: it is not called."""
+    patcher = importlib.import_module("comfy.model_patcher")
+    refuse = lambda *_: pytest.fail("it may not know of codes")  # noqa: E731
+    monkeypatch.setattr(patcher.LowVramPatch, "__call__", refuse)
+    small, _ = host.quantized_model(source, "int4")
+    after = small.clone()
+    after.add_patches(patches_of(host, source, kind), 0.7)
+    wanted = predict(after)
+    after.detach()
+    after.patch_model(lowvram_model_memory=1)
+    assert distance(predict(after, loaded=True), wanted) < 0.02
+    after.detach()
+
+
+def test_off_loaded_text_layers_remember_with_a_lora_too(host, source, lora, monkeypatch):
+    small, _ = host.quantized_model(source, "int8")
+    after = small.clone()
+    after.add_patches(lora, 1.0)
+    after.patch_model(lowvram_model_memory=1)
+    first = predict(after, loaded=True)
+    linear = host.LAYER_TYPES[torch.nn.Linear]
+    product, computed = linear._product, []
+
+    def counted(self, x):
+        computed.append(self)
+        return product(self, x)
+
+    monkeypatch.setattr(linear, "_product", counted)
+    assert torch.equal(predict(after, loaded=True), first)
+    assert computed and not any(layer.text for layer in computed)
+    after.detach()
+    assert distance(predict(small), first) > 0.005
 
 
 def test_partly_loaded_models_compute_the_same(host, source, lora):
@@ -756,6 +879,53 @@ def test_flux_like_models_get_all_but_what_needs_cross_attention(host, nodes):
 @pytest.fixture
 def nodes(host):
     return importlib.import_module("personalq_pack.nodes.taq")
+
+
+def test_what_was_fitted_otherwise_is_fitted_anew(host, nodes, tiny, monkeypatch):
+    """CLIP, picture size and words are part of what a finished model is found by."""
+    preset = importlib.import_module("personalq_pack.nodes.host.preset")
+    keys = []
+
+    def found(*_, key, **__):
+        keys.append(key)
+        return None, None
+
+    monkeypatch.setattr(preset, "quantized_model", found)
+
+    def text_encoder():
+        return types.SimpleNamespace(
+            patcher=types.SimpleNamespace(patches_uuid=object()), layer_idx=None
+        )
+
+    clip, size = text_encoder(), {"samples": torch.zeros(1, 4, 64, 64)}
+    wishes = [
+        preset.Wish("4-bit"),
+        preset.Wish("4-bit", clip=clip),
+        preset.Wish("4-bit", clip=text_encoder()),
+        preset.Wish("4-bit", clip=clip, latent=size),
+        preset.Wish("4-bit", "brnby", clip=clip, latent=size),
+        preset.Wish("mixed 6-bit"),
+        preset.Wish("mixed 6-bit", latent=size),
+    ]
+    for wish in wishes:
+        preset.quantized_by(tiny, wish)
+    assert len(set(keys)) == len(wishes)
+    # Nothing is fitted here, so words and CLIP change nothing.
+    for wish in (preset.Wish(), preset.Wish(trigger="brnby", clip=clip)):
+        preset.quantized_by(tiny, wish)
+    preset.quantized_by(tiny, preset.Wish("4-bit", "brnby", "bear"))
+    assert keys[-3] == keys[-2] and keys[-1] == keys[0]
+
+
+def test_an_inpainting_model_is_probed_with_all_it_reads(host):
+    probing = importlib.import_module("personalq_pack.nodes.host.probing")
+    inpainting = random_source(host, model_channels=128, in_channels=9)
+    inpainting.model.set_inpaint()
+    probes = probing.probes(inpainting, None, "", "", None, lambda *_: None)
+    assert probes and all(torch.isfinite(probe.run()).all() for probe in probes)
+    one_channel = {"samples": torch.zeros(1, 1, 16, 24)}
+    probes = probing.probes(inpainting, None, "", "", one_channel, lambda *_: None)
+    assert probes[0].run().shape[1:] == (4, 16, 24)
 
 
 @pytest.mark.parametrize("former, preset", [("int8", "8-bit"), ("int4", "4-bit")])
