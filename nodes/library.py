@@ -28,14 +28,15 @@ class Library:
         self._state: str | None = None
         self._notes_written = 0
         self._cards: tuple[ModelCard, ...] = ()
+        self._unread: tuple[str, ...] = ()
         self._notices: tuple[str, ...] = ()
         self._store: Store | None = None
         self._engine: CheckIn | None = None
         self._engine_notices: tuple[str, ...] = ()
 
     def state(self) -> str:
-        """Changes whenever a model file or a note does."""
-        return self._state_of(list_model_files())
+        """Changes whenever a model file or a note does, or one can be read that could not be."""
+        return f"{self._state_of(list_model_files())}+{self._unread}"
 
     @property
     def cards(self) -> tuple[ModelCard, ...] | None:
@@ -66,9 +67,12 @@ class Library:
         with self._cards_lock:
             found = list_model_files()
             state = self._state_of(found)
-            if state != self._state:
+            if state != self._state or self._unread:
                 report = scan(found, self._opened(), progress)
-                self._cards = tuple(report.cards)
+                # The very same tuple tells that nothing changed.
+                if state != self._state or report.cards != self._cards:
+                    self._cards = report.cards
+                self._unread = tuple(file.name for file in report.refused if not file.lasting)
                 refused = tuple(refused.reason for refused in report.refused)
                 self._notices = tuple(self._opened().notices) + refused
                 self._state = state

@@ -32,6 +32,8 @@ MAX_BODY_BYTES = 64 * 1024
 NOTED = {"title", "trigger", "note"}
 MAX_PIXELS = 64_000_000
 THUMBNAIL_SIDE = 320
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+"""What a preview may hold. Pillow reads more, some through other programs (EPS: Ghostscript)."""
 
 routes = web_server.routes()
 shelf = Shelf(LIBRARY)
@@ -87,7 +89,7 @@ async def get_card(request: web.Request) -> web.Response:
 async def get_preview(request: web.Request) -> web.Response:
     """A card's picture, drawn anew as a small WebP; 204 where it has none."""
     card = await asyncio.to_thread(shelf.card, request.query.get("id", ""))
-    stamp = preview_stamp(card)
+    stamp = await asyncio.to_thread(preview_stamp, card)
     if stamp is None:
         return web.Response(status=204)
     headers = {
@@ -115,7 +117,8 @@ async def post_note(request: web.Request) -> web.Response:
     except ValueError as error:
         raise Refused(str(error)) from None
     await asyncio.to_thread(shelf.refresh)
-    return web.json_response(await asyncio.to_thread(_shown, shelf.card(card.id)))
+    noted = await asyncio.to_thread(shelf.card, card.id)
+    return web.json_response(await asyncio.to_thread(_shown, noted))
 
 
 @routes.post("/personalq/rescan")
@@ -124,14 +127,15 @@ async def post_rescan(request: web.Request) -> web.Response:
     """Read again what changed in the model folders; ends when that is done."""
     await _own_json(request)
     changed = await asyncio.to_thread(shelf.refresh)
-    return web.json_response({**_status(), "changed": changed})
+    status = await asyncio.to_thread(_status)
+    return web.json_response({**status, "changed": changed})
 
 
 @routes.get("/personalq/status")
 @_answers
 async def get_status(_: web.Request) -> web.Response:
     """Folders in use, size of the library, a running scan's progress, notices."""
-    return web.json_response(_status())
+    return web.json_response(await asyncio.to_thread(_status))
 
 
 def _status() -> dict[str, Any]:
@@ -208,7 +212,7 @@ def _thumbnail(path: str, mtime_ns: int, size: int) -> bytes | None:
     and `size` are of the file at `path`: another content is another entry of the cache.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return None
             picture.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))

@@ -174,7 +174,7 @@ class _View:
         """(cards,) of bool: is it for another base than asked for, or what it must not be?"""
         out = np.zeros(len(self.cards), bool)
         if intent.base:
-            out |= (self.bases != "") & (self.bases != intent.base)
+            out |= [not card.suits(intent.base) for card in self.cards]
         if intent.excluded and self.index is not None:
             own = [self.index.words_of(n) for n in range(len(out))]
             out |= [any(e.stems <= words for e in intent.excluded) for words in own]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .family import FINER, FROM_TENSORS
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -47,6 +49,17 @@ class ModelCard:
     fingerprint: str = ""
     """10 hex digits of a hash over size, header and samples: the content, whatever the name."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def suits(self, family: str) -> bool:
+        """May it be for this base family?
+
+        One of an unknown family may. One that only its tensors tell of may be for a finer family
+        with the same tensors as well: for Chroma where they look like Flux.
+        """
+        if self.base_family in (None, family):
+            return True
+        only_tensors = self.sources.get("base_family") == FROM_TENSORS
+        return only_tensors and FINER.get(family) == self.base_family
 
     def to_json(self) -> dict[str, Any]:
         """All fields, JSON-able. It holds paths: not for a browser."""

@@ -27,6 +27,8 @@ class Identity:
 
 def identify(shapes: Mapping[str, Shape]) -> Identity:
     """Kind and base family from a header's tensor names and shapes."""
+    # The rules search in all names at once, one a line: no name may be two.
+    shapes = {name.replace("\n", " "): shape for name, shape in shapes.items()}
     names = "\n".join(shapes)
     kind = _kind(names, shapes)
     if kind == "embedding":
@@ -313,6 +315,9 @@ _NAMES = [
         (r"kandinsky", "kandinsky5"),
     )
 ]  # fmt: skip
+
+FROM_TENSORS = "tensor shapes"
+"""Where a card's base family comes from that nothing states; see `ModelCard.sources`."""
 
 FINER = {"chroma": "flux", "cosmos": "anima", "kolors": "sdxl"}
 """Families that share another one's tensor names and shapes: here a stated name knows better."""

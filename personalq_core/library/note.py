@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -104,7 +103,7 @@ def _date(name: str, value: Any) -> str:
 def _strength(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number")
-    if not math.isfinite(value) or abs(value) > 10:
+    if not abs(value) <= 10:  # so nan is refused, too
         raise ValueError(f"{name} must lie between -10 and 10")
     return float(value)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .card import ModelCard
 from .facts import Facts
 from .family import (
+    FROM_TENSORS,
     Identity,
     family_in_file_name,
     identify,
@@ -43,7 +44,7 @@ _LOADS_AS_WELL = {("checkpoint", "diffusion_model"), ("diffusion_model", "checkp
 
 
 def read_card(
-    kind: str | None, name: str, path: str, siblings: Mapping[str, Any], mtime_s: float
+    kind: str | None, name: str, path: str, siblings: Collection[str], mtime_s: float
 ) -> ModelCard:
     """Read the header of `path` and its sidecars among `siblings`, the names in its folder.
 
@@ -222,9 +223,9 @@ def _family(facts: Sequence[Facts], identity: Identity) -> tuple[str | None, str
         if stated:
             family = settle_family(stated, identity.family)
             if family != stated:
-                return family, "tensor shapes", ""
+                return family, FROM_TENSORS, ""
             return family, fact.origin, lineage(fact.base_model) or ""
-    return identity.family, "tensor shapes", ""
+    return identity.family, FROM_TENSORS, ""
 
 
 def readable(stem: str) -> str:

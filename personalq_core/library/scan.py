@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from .note import with_note
 from .read import read_card
 from .sidecar import PREVIEW_SUFFIXES, sidecar_names
 from .store import Store
-from .text import clean
+from .text import clean, is_plain
 
 SAFE_SUFFIXES = (".safetensors", ".sft", ".gguf")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
@@ -41,6 +43,8 @@ class Refused:
     path: str
     reason: str
     """Names the file and what the user can do."""
+    lasting: bool
+    """Does that hold until the file changes? Else the next scan may read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,16 @@ class ScanReport:
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    key: str
+    """What the store knows it by: its name below the root, whatever characters that holds."""
     name: str
+    """The same as it is shown."""
     path: str
     stamp: str
-    mtime_s: float
-    siblings: Mapping[str, str]
-    refusal: str
+    mtime_s: float = 0.0
+    siblings: Sequence[str] = ()
+    """Sidecars and previews that are there."""
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ class Listing:
         for root, files in self.files:
             digest.update(f"{root.kind}|{root.path}\n".encode(errors="replace"))
             for file in files:
-                digest.update(f"{file.name}\0{file.stamp}\n".encode(errors="replace"))
+                digest.update(f"{file.key}\0{file.stamp}\n".encode(errors="replace"))
         return digest.hexdigest()
 
 
@@ -116,17 +124,18 @@ def scan(
     cards: dict[str, ModelCard] = {}
     refused: list[Refused] = []
     for root, files in found:
-        key = f"{root.kind}|{os.path.abspath(root.path)}"
+        key = _key(f"{root.kind}|{os.path.abspath(root.path)}")
         known = store.files(key) if store else {}
         batch: list[tuple[str, str, ModelCard | str]] = []
         for file in files:
-            stamp, result = known.pop(file.name, ("", ""))
+            stamp, result = known.pop(file.key, ("", ""))
+            lasting = True
             if stamp != file.stamp:
                 changed, result, lasting = True, *_read(root.kind, file)
                 if lasting:
-                    batch.append((file.name, file.stamp, result))
+                    batch.append((file.key, file.stamp, result))
             if isinstance(result, str):
-                refused.append(Refused(file.name, file.path, result))
+                refused.append(Refused(file.name, file.path, result, lasting))
             else:
                 note = notes.get(result.fingerprint)
                 cards.setdefault(result.id, with_note(result, note) if note else result)
@@ -153,6 +162,11 @@ def _read(kind: str | None, file: _File) -> tuple[ModelCard | str, bool]:
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         return f"{file.name} cannot be read ({reason}); check its permissions and disk.", False
+    except Exception as error:  # one odd file must not cost the user all others
+        fault = type(error).__name__
+        logging.getLogger(__name__).warning("%s cannot be understood: %s", file.name, fault)
+        remedy = "download it again, or take away the text files beside it"
+        return f"{file.name} cannot be understood ({fault}); {remedy}.", False
 
 
 def _walk(root: str, inside: tuple[str, ...]) -> Iterator[_File]:
@@ -179,51 +193,73 @@ def _walk(root: str, inside: tuple[str, ...]) -> Iterator[_File]:
             if entry.name.startswith("."):
                 continue
             is_model = entry.name.lower().endswith(SAFE_SUFFIXES)
-            if entry.is_dir():
+            if _is_folder(entry):
                 (linked if entry.is_symlink() else folders).append(
                     (f"{prefix}{entry.name}/", entry.path)
                 )
             elif is_model or not entry.is_symlink() or _stays(entry.path, inside):
                 siblings[entry.name] = entry
-        by_name = {name: entry.path for name, entry in siblings.items()}
         for name, entry in siblings.items():
             lower = name.lower()
             if lower.endswith(PICKLE_SUFFIXES):
                 yield _refused(prefix, entry, "is a pickle, which can run code when opened; get or "
                                "convert it to .safetensors")  # fmt: skip
-            elif lower.endswith(SAFE_SUFFIXES) and (
-                file := _model(prefix, entry, by_name, siblings)
-            ):
+            elif lower.endswith(SAFE_SUFFIXES) and (file := _model(prefix, entry, siblings)):
                 yield file
 
 
 def _model(
-    prefix: str,
-    entry: os.DirEntry[str],
-    by_name: Mapping[str, str],
-    siblings: Mapping[str, os.DirEntry[str]],
+    prefix: str, entry: os.DirEntry[str], siblings: Mapping[str, os.DirEntry[str]]
 ) -> _File | None:
     if entry.name != clean(entry.name, 1000):
         return _refused(prefix, entry, "has characters in its name that cannot be used; rename it")
+    if not is_plain(prefix):
+        return _refused(prefix, entry, "lies in a folder with characters in its name that cannot "
+                        "be used; rename the folder")  # fmt: skip
+    status = _stat(entry)
+    if status is None:
+        return None
     stem = entry.name.rsplit(".", 1)[0]
-    parts = []
-    try:
-        status = entry.stat()
-        for beside in (*sidecar_names(entry.name), *(stem + end for end in PREVIEW_SUFFIXES)):
-            if beside in siblings:
-                other = siblings[beside].stat()
-                parts.append(f"{beside}:{other.st_size}:{other.st_mtime_ns}")
-    except OSError:  # gone since it was listed
-        return None
-    if stat.S_ISDIR(status.st_mode):
-        return None
-    stamp = "|".join((f"{status.st_size}:{status.st_mtime_ns}", *parts))
-    return _File(prefix + entry.name, entry.path, stamp, status.st_mtime, by_name, "")
+    names = (*sidecar_names(entry.name), *(stem + end for end in PREVIEW_SUFFIXES))
+    beside = {
+        name: found for name in names if name in siblings and (found := _stat(siblings[name]))
+    }
+    stamp = "|".join(
+        (_stamp(status), *(f"{name}:{_stamp(found)}" for name, found in beside.items()))
+    )
+    name = prefix + entry.name
+    return _File(_key(name), name, entry.path, stamp, status.st_mtime, tuple(beside))
 
 
 def _refused(prefix: str, entry: os.DirEntry[str], reason: str) -> _File:
     name = clean(prefix + entry.name, 1000)
-    return _File(name, entry.path, reason, 0.0, {}, f"{name} {reason}.")
+    key = _key(prefix + entry.name)
+    return _File(key, name, entry.path, stamp=reason, refusal=f"{name} {reason}.")
+
+
+def _key(name: str) -> str:
+    """ASCII, and another one for every name: SQLite takes no bytes that are no UTF-8."""
+    return json.dumps(name)
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None for a broken link, for what is gone since it was listed, and for what is no file."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _stays(path: str, inside: tuple[str, ...]) -> bool:

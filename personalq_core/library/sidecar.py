@@ -149,7 +149,7 @@ def _words(value: Any) -> tuple[str, ...]:
 def _strength(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON's whole numbers have no largest
         return None
     # 0 stands for "not set" in these tools.
     return number if math.isfinite(number) and number != 0 and abs(number) <= 10 else None

@@ -1,17 +1,15 @@
 """Store: what was read, so that only what changed is read again.
 
-One SQLite file with cards, full text, embeddings and the user's notes. Each call opens its own
-connection, so threads and several ComfyUI processes share the file; writing waits its turn, and a
-crash in a transaction leaves what was there before.
+One SQLite file with cards, embeddings and the user's notes. Each call opens its own connection, so
+threads and several ComfyUI processes share the file; writing waits its turn, and a crash in a
+transaction leaves what was there before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,24 +20,22 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .card import ModelCard
-from .note import clean_note, with_note
+from .note import clean_note
 
-_FORMAT = 3
+_FORMAT = 4
 """Raise it when cards come out differently for the same files: then all is read again."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files(
-    id INTEGER PRIMARY KEY, root TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL,
-    card_id TEXT, fingerprint TEXT, card TEXT, reason TEXT, UNIQUE(root, name));
-CREATE INDEX IF NOT EXISTS content ON files(fingerprint);
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
-    title, triggers, tags, description, name, tokenize='unicode61 remove_diacritics 2');
+    root TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, card TEXT, reason TEXT,
+    PRIMARY KEY(root, name));
 CREATE TABLE IF NOT EXISTS embeddings(
     model TEXT NOT NULL, text_hash TEXT NOT NULL, vector BLOB NOT NULL,
     PRIMARY KEY(model, text_hash)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes(fingerprint TEXT PRIMARY KEY, note TEXT NOT NULL);
 """
-_CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
+_DAMAGED = ("malformed", "not a database")
+"""What SQLite says of a damaged file; Python 3.10 does not hand on its error codes."""
 _T = TypeVar("_T")
 _COLUMNS = tuple(field.name for field in fields(ModelCard))
 _TUPLES = ("triggers", "tags")
@@ -81,37 +77,13 @@ class Store:
         read, gone = list(read), list(gone)
 
         def write(db: sqlite3.Connection) -> None:
-            for name in [*gone, *(name for name, _, _ in read)]:
-                row = db.execute(
-                    "DELETE FROM files WHERE root = ? AND name = ? RETURNING id", (root, name)
-                ).fetchone()
-                if row:
-                    db.execute("DELETE FROM words WHERE rowid = ?", row)
-            for name, stamp, result in read:
-                _insert(db, root, name, stamp, result)
+            gone_rows = [(root, name) for name in gone]
+            db.executemany("DELETE FROM files WHERE root = ? AND name = ?", gone_rows)
+            rows = [(root, name, stamp, *_columns(result)) for name, stamp, result in read]
+            db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
         if read or gone:
             self._run(write, "IMMEDIATE")
-
-    def search(self, query: str, limit: int = 100) -> list[tuple[str, float]]:
-        """(card id, score) of cards holding any word of the query, best first (BM25).
-
-        What the user noted is searched in place of what it overrides. The last word may be the
-        beginning of one, as while typing. A card comes once, however many roots hold its file.
-        """
-        words = re.findall(r"\w+", query)[:64]
-        if not words:
-            return []
-        match = " OR ".join(f'"{_spaced(word)}"' for word in words)
-        sql = (
-            "SELECT files.card_id, -bm25(words, 4, 4, 2, 1, 2) AS score FROM words "
-            "JOIN files ON files.id = words.rowid WHERE words MATCH ? ORDER BY score DESC LIMIT ?"
-        )
-        found = self._run(lambda db: db.execute(sql, (match + "*", 2 * limit)).fetchall())
-        best: dict[str, float] = {}
-        for card_id, score in found:
-            best.setdefault(card_id, score)
-        return list(best.items())[:limit]
 
     # --- embeddings ---
 
@@ -145,10 +117,6 @@ class Store:
         rows = self._run(lambda db: db.execute("SELECT fingerprint, note FROM notes").fetchall())
         return {fingerprint: json.loads(note) for fingerprint, note in rows}
 
-    def notes_state(self) -> str:
-        """Changes whenever a note does."""
-        return hashlib.sha256(repr(sorted(self.notes().items())).encode()).hexdigest()
-
     def set_note(self, fingerprint: str, **fields: Any) -> None:
         """Note fields of all cards with this content, see `clean_note`; other fields stay.
 
@@ -165,10 +133,6 @@ class Store:
             db.execute("DELETE FROM notes WHERE fingerprint = ?", (fingerprint,))
             if note:
                 db.execute("INSERT INTO notes VALUES (?, ?)", (fingerprint, json.dumps(note)))
-            rows = db.execute("SELECT id, card FROM files WHERE fingerprint = ?", (fingerprint,))
-            for rowid, card in rows.fetchall():
-                db.execute("DELETE FROM words WHERE rowid = ?", (rowid,))
-                _index_words(db, rowid, with_note(card_from_row(card), note))
 
         self._run(write, "IMMEDIATE")
 
@@ -182,9 +146,9 @@ class Store:
         try:
             with self._connection(mode) as db:
                 return work(db)
-        except sqlite3.OperationalError:  # locked, full, read-only: not damaged
-            raise
         except sqlite3.DatabaseError as error:
+            if not any(words in str(error) for words in _DAMAGED):  # locked, full, read-only...
+                raise
             self._rebuild(error)
             with self._connection(mode) as db:
                 return work(db)
@@ -233,43 +197,18 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
         db.execute("DROP TABLE IF EXISTS files")
-        db.execute("DROP TABLE IF EXISTS words")
+        db.execute("DROP TABLE IF EXISTS words")  # up to format 3
         for statement in filter(str.strip, _SCHEMA.split(";")):
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {_FORMAT}")
     db.execute("COMMIT")
 
 
-def _insert(
-    db: sqlite3.Connection, root: str, name: str, stamp: str, result: ModelCard | str
-) -> None:
-    insert = (
-        "INSERT INTO files(root, name, stamp, card_id, fingerprint, card, reason) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)"
-    )
+def _columns(result: ModelCard | str) -> tuple[str | None, str | None]:
+    """(card, reason) of a row; one of them is None."""
     if isinstance(result, str):
-        db.execute(insert, (root, name, stamp, None, None, None, result))
-        return
-    row = json.dumps([getattr(result, column) for column in _COLUMNS], default=dict)
-    values = (root, name, stamp, result.id, result.fingerprint, row, None)
-    rowid = db.execute(insert, values).lastrowid
-    _index_words(db, rowid, with_note(result, _note(db, result.fingerprint)))
-
-
-def _index_words(db: sqlite3.Connection, rowid: int | None, card: ModelCard) -> None:
-    texts = (
-        card.title, " ".join(card.triggers), " ".join(card.tags), card.description, card.name,
-    )  # fmt: skip
-    db.execute(
-        "INSERT INTO words(rowid, title, triggers, tags, description, name) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (rowid, *map(_spaced, texts)),
-    )
-
-
-def _spaced(text: str) -> str:
-    """Chinese and Japanese characters set apart: the full text knows only words between spaces."""
-    return _CJK.sub(r" \g<0> ", text)
+        return None, result
+    return json.dumps([getattr(result, column) for column in _COLUMNS], default=dict), None
 
 
 def _note(db: sqlite3.Connection, fingerprint: str) -> dict[str, Any]:

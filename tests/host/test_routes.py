@@ -1,17 +1,25 @@
 """The pack's own HTTP routes, asked as a page and as a stranger would ask them."""
 
+import asyncio
+import importlib
 import io
 import json
+import sys
+import threading
 import time
+import types
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
-from tests.core.library.files import write
+from tests.core.library.files import lora, write
+from tools.comfy import ROOT
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 
@@ -129,6 +137,15 @@ def test_previews_are_drawn_anew_and_revalidated(comfy, library):
 
 
 @pytest.mark.parametrize(
+    ("held", "status"), [("PNG", 200), ("JPEG", 200), ("WEBP", 200), ("BMP", 204), ("TIFF", 204)]
+)
+def test_previews_are_read_as_the_usual_formats_only(comfy, library, held, status):
+    with (library / "evil.png").open("wb") as file:
+        Image.new("RGB", (10, 10)).save(file, held)
+    assert ask(comfy, "preview", id="lora:evil.safetensors")[0] == status
+
+
+@pytest.mark.parametrize(
     ("card", "status"),
     [
         ("lora:evil.safetensors", 204),  # its .png is an SVG with a script
@@ -195,3 +212,113 @@ def test_status_names_folders_and_size(comfy, library):
     status = json.loads(ask(comfy, "status")[2])
     assert status["cards"] == 3 and status["scan"] is None
     assert {"kind": "lora", "path": str(library)} in status["folders"]
+
+
+# --- the same in this process, with folders of our own in place of ComfyUI's ---
+
+
+@pytest.fixture
+def routes(tmp_path, monkeypatch):
+    """nodes/routes.py over the LoRAs of `tmp_path / "loras"`."""
+    (tmp_path / "loras").mkdir()
+    folders = types.ModuleType("folders")
+    folders.model_folders = lambda: [("lora", str(tmp_path / "loras"))]
+    folders.private_folder = lambda: tmp_path
+    web_server = types.ModuleType("web_server")
+    web_server.routes = web.RouteTableDef
+    pack = types.ModuleType("personalq_routes")
+    pack.__path__ = [str(ROOT)]
+    host = types.ModuleType("host")
+    host.folders, host.web_server = folders, web_server
+    monkeypatch.setitem(sys.modules, "personalq_routes", pack)
+    monkeypatch.setitem(sys.modules, "personalq_routes.nodes.host", host)
+    module = importlib.import_module("personalq_routes.nodes.routes")
+    checkin = importlib.import_module("personalq_routes.personalq_core.checkin.checkin")
+    module.LIBRARY.engine = checkin.CheckIn  # words alone: no model is loaded
+    before = set(threading.enumerate())
+    yield module
+    for learning in set(threading.enumerate()) - before:
+        learning.join(timeout=60)
+    for name in [name for name in sys.modules if name.startswith("personalq_routes.")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def unreadable(routes, tmp_path, monkeypatch):
+    """A LoRA, and a second one that the disk does not give at first."""
+    write(tmp_path / "loras" / "bear.safetensors")
+    write(tmp_path / "loras" / "mug.safetensors", lora(2048), fill=1)
+    scanning = sys.modules["personalq_routes.personalq_core.library.scan"]
+    read_card = scanning.read_card
+
+    def fail(kind, name, *rest):
+        if name == "mug.safetensors":
+            raise OSError(5, "Input/output error")
+        return read_card(kind, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "read_card", fail)
+        yield patch
+
+
+def test_what_could_not_be_read_is_read_by_the_next_rescan(routes, unreadable):
+    library, shelf = routes.LIBRARY, routes.shelf
+    assert shelf.refresh()
+    assert [card.name for card in library.cards] == ["bear.safetensors"]
+    assert "mug.safetensors cannot be read" in library.notices[0]
+    before = library.state()
+    assert not shelf.refresh() and library.state() == before
+
+    unreadable.undo()
+    assert shelf.refresh()
+    assert {card.name for card in library.cards} == {"bear.safetensors", "mug.safetensors"}
+    assert library.notices == () and library.state() != before
+    assert not shelf.refresh()
+
+
+def test_a_base_that_only_tensors_tell_is_shown_for_a_finer_one(routes, tmp_path):
+    flux = {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)}
+    write(tmp_path / "loras" / "bear one.safetensors", flux)
+    write(tmp_path / "loras" / "bear two.safetensors", flux, {"ss_base_model_version": "flux1"})
+
+    def titles(query: str) -> set[str]:
+        return {card["title"] for card in routes.shelf.page(query, "", "", 0, 10)["cards"]}
+
+    assert titles("bear for chroma") == {"bear one"}
+    assert titles("bear for flux") == {"bear one", "bear two"}
+    assert titles("bear for sdxl") == set()
+
+
+def test_no_handler_reads_folders_or_builds_views_on_the_event_loop(routes, tmp_path, monkeypatch):
+    write(tmp_path / "loras" / "bear.safetensors")
+    places = []
+    for owner, name in (
+        (routes.folders, "model_folders"), (routes.shelf, "_current"), (routes, "preview_stamp"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, _noting_its_thread(getattr(owner, name), places))
+
+    async def visit() -> list[int]:
+        app = web.Application()
+        app.add_routes(routes.routes)
+        card = {"id": "lora:bear.safetensors"}
+        async with TestClient(TestServer(app)) as client:
+            answers = [
+                await client.get("/personalq/status"),
+                await client.post("/personalq/rescan", json={}),
+                await client.get("/personalq/cards"),
+                await client.get("/personalq/card", params=card),
+                await client.get("/personalq/preview", params=card),
+                await client.post("/personalq/note", json={**card, "note": {"title": "Bear"}}),
+            ]
+            return [answer.status for answer in answers]
+
+    assert asyncio.run(visit()) == [200, 200, 200, 200, 204, 200]
+    assert places and threading.main_thread() not in places
+
+
+def _noting_its_thread(call, places):
+    def noting(*arguments):
+        places.append(threading.current_thread())
+        return call(*arguments)
+
+    return noting

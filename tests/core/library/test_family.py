@@ -130,6 +130,12 @@ def test_files_of_every_format_are_recognised_by_the_shell_command(tmp_path, cap
     }
 
 
+def test_a_line_break_in_a_tensors_name_hides_nothing():
+    shapes = pair(KOHYA, ".lora_down", ".lora_up", 2048)
+    identity = identify({f"{name}\nx": shape for name, shape in shapes.items()})
+    assert (identity.kind, identity.family) == ("lora", "sdxl")
+
+
 SD_BLOCK = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 OTHERS = {
     "checkpoint": (

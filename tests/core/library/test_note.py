@@ -1,4 +1,4 @@
-"""The user's own notes: they outrank every file, are found by search, and can be taken back."""
+"""The user's own notes: they outrank every file, follow its content, and can be taken back."""
 
 from pathlib import Path
 
@@ -64,38 +64,6 @@ def test_notes_follow_the_content_to_another_name(models, store):
     assert card_of(models, store).title == "Grandpa"
 
 
-def test_search_finds_what_was_noted_and_not_what_it_overrides(models, store):
-    noted(models, store, title="Grandpa 爷爷的熊", note="for the christmas book")
-    found = ["lora:x.safetensors"]
-    for query in ("grandpa", "Gran", "christ", "爷", "的熊", "red hat", "nothing but hat"):
-        assert [card_id for card_id, _ in store.search(query)] == found, query
-    assert store.search("Theodor") == store.search("爷熊") == []
-    store.set_note(card_of(models, store).fingerprint)
-    assert store.search("grandpa") == []
-    assert [card_id for card_id, _ in store.search("Theodor")] == found
-
-
-def test_a_note_is_found_after_its_file_is_read_again(models, store):
-    noted(models, store, title="Grandpa")
-    (models / "x.txt").write_text("A line about the bear.\nAnd one more.")
-    card_of(models, store)
-    assert store.search("grandpa")
-
-
-def test_a_file_in_two_folders_is_found_once(models, store, tmp_path):
-    write(tmp_path / "more/x.safetensors", metadata=TRIGGERS)
-    scan([Root("lora", str(models)), Root("lora", str(tmp_path / "more"))], store)
-    assert len(store.search("bear01")) == 1
-
-
-def test_the_state_of_notes_changes_with_them(models, store):
-    before = store.notes_state()
-    noted(models, store, title="Grandpa")
-    assert store.notes_state() != before
-    noted(models, store)
-    assert store.notes_state() == before
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -109,6 +77,7 @@ def test_the_state_of_notes_changes_with_them(models, store):
         ({"created_at": "soon"}, "a date"),
         ({"strength": "1"}, "number"),
         ({"strength": float("nan")}, "between"),
+        ({"strength": 10**400}, "between"),
     ],
 )
 def test_what_is_no_note_is_refused(models, store, fields, message):
