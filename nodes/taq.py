@@ -38,8 +38,9 @@ PRESET_TIP = (
 )
 TRIGGER_TIP = "The words your concept listens to, from the Check-in Selector."
 CLIP_TIP = (
-    "With it, scales and bits are fitted to what the model does on prompts with the trigger. "
-    "Takes some runs of the model, once."
+    "Connect it for 4-bit and mixed 6-bit: scales and bits are then fitted to what the model does "
+    "on prompts with the trigger, in some runs, once. Without it 4-bit is no nearer to the full "
+    "model than plain rounding."
 )
 VARIANT_TIP = (
     "For paper W8A8 only. Bits of weights (W) and of what goes into each product (A); attention "
@@ -48,6 +49,15 @@ VARIANT_TIP = (
 PROTECT_TIP = (
     "For paper W8A8 only: which words stay exact. random: as many other words, the control that "
     "the trigger has to beat."
+)
+TARGET_TIP = (
+    "Size the diffusion model may have, in MB (1,000,000 bytes): bits are spent where they matter. "
+    "0: as the preset says."
+)
+LORA_TIP = (
+    "LoRAs that come with the model. beside: kept at 16 bits next to the packed base, so that "
+    "another LoRA takes no time. merged: added before packing; a little faster a step, but each "
+    "LoRA packs anew."
 )
 CLASS_TIP = "The plain word for the concept, such as bear; tells the trigger's own effect apart."
 
@@ -81,17 +91,14 @@ class PersonalQTAQQuantize(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                     optional=True,
-                    tooltip="Size the diffusion model may have, in MB (1,000,000 bytes): bits are "
-                    "spent where they matter. 0: as the preset says.",
+                    tooltip=TARGET_TIP,
                 ),
                 io.Combo.Input(
                     "lora",
                     options=["beside", "merged"],
                     default="beside",
                     optional=True,
-                    tooltip="LoRAs that come with the model. beside: kept at 16 bits next to the "
-                    "packed base, so that another LoRA takes no time. merged: added before "
-                    "packing; a little faster a step, but each LoRA packs anew.",
+                    tooltip=LORA_TIP,
                 ),
                 io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
                 io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
@@ -209,7 +216,7 @@ class PersonalQSaveTAQModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, filename_prefix: str) -> io.NodeOutput:
         name, size = taq_file.save_model(model, filename_prefix)
-        return io.NodeOutput(name, ui={"text": [f"{name}: {size:,} bytes"]})
+        return io.NodeOutput(name, ui={"text": [f"{name}: {size / 1e6:,.1f} MB"]})
 
 
 class PersonalQLoadTAQModel(io.ComfyNode):
@@ -271,9 +278,20 @@ class PersonalQTAQCompare(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=list(sampling.SAMPLERS), default="euler"),
                 io.Combo.Input("scheduler", options=list(sampling.SCHEDULERS), default="normal"),
                 io.String.Input("trigger", default="", optional=True, tooltip=TRIGGER_TIP),
-                io.Int.Input("target_mb", default=0, min=0, max=1_000_000, optional=True),
+                io.Int.Input(
+                    "target_mb",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    tooltip=TARGET_TIP,
+                ),
                 io.Combo.Input(
-                    "lora", options=["beside", "merged"], default="beside", optional=True
+                    "lora",
+                    options=["beside", "merged"],
+                    default="beside",
+                    optional=True,
+                    tooltip=LORA_TIP,
                 ),
                 io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
                 io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...personalq_core.taq import TaqError, TaqPlan
-from ...personalq_core.taq.bits import fit_plan, sensitivity
+from ...personalq_core.taq.bits import TargetTooSmall, fit_plan, sensitivity
 from ...personalq_core.taq.calibrate import Probe, importance
 from ...personalq_core.taq.compare import round_to_nearest
 from ...personalq_core.taq.formats import FORMATS, FloatFormat
@@ -126,14 +127,19 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
         # The text's layers stay outside the model: their bits are free.
-        texts = {name: model.get_submodule(name).weight.numel() for name in text_names(model)}
+        texts = text_names(model)
+        outside = sum(2 * model.get_submodule(name).weight.numel() for name in texts)
+        known = moments() if calibrated else None
+        felt = sensitivity(model, heard(), known, progress=folders.progress())
+        felt = {name: changes for name, changes in felt.items() if name not in texts}
         try:
-            known = moments() if calibrated else None
-            felt = sensitivity(model, heard(), known, progress=folders.progress())
-            felt = {name: changes for name, changes in felt.items() if name not in texts}
-            return fit_plan(model, felt, target_bytes=target + 2 * sum(texts.values()))
-        except ValueError as error:
-            raise TaqError(str(error)) from error
+            return fit_plan(model, felt, target_bytes=target + outside)
+        except TargetTooSmall as error:
+            least = math.ceil((error.smallest - outside) / 1_000_000)
+            raise TaqError(
+                f"target_mb {round(target / 1_000_000):,} is too small: this model takes at least "
+                f"{least:,} MB. Raise target_mb, or choose 4-bit with target_mb 0."
+            ) from error
 
     learnt = (source.patches_uuid, *wish.learnt_from) if calibrated or mixed else ()
     patcher, plan = quantized_model(

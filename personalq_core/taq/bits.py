@@ -100,6 +100,14 @@ def _moved(
         layer.weight.data = weight
 
 
+class TargetTooSmall(ValueError):
+    """No plan of a model is as small as wished; `smallest` is in bytes."""
+
+    def __init__(self, smallest: int, wished: int):
+        super().__init__(f"the smallest plan takes {smallest:,} bytes, more than {wished:,}")
+        self.smallest = smallest
+
+
 def fit_plan(
     model: nn.Module,
     found: Sensitivity,
@@ -111,7 +119,7 @@ def fit_plan(
 
     target_error: instead, the smallest plan whose summed sensitivity is at most this.
     target_bytes counts the whole state dict, kept layers at 16 bit.
-    Raises ValueError where no plan is so small; the message names the smallest size.
+    Raises TargetTooSmall where no plan is so small.
 
     Starts from the fewest bits and buys, step by step, what removes most error a byte: optimal up
     to the last step, because each layer's steps are first thinned to a falling return.
@@ -126,7 +134,7 @@ def fit_plan(
     total = sum(2 * t.numel() for t in model.state_dict().values())
     total += sum(ladder[0][0] - 2 * layers[n].weight.numel() for n, ladder in steps.items())
     if target_bytes is not None and total > target_bytes:
-        raise ValueError(f"the smallest plan takes {total:,} bytes, more than {target_bytes:,}")
+        raise TargetTooSmall(total, target_bytes)
     error = sum(ladder[0][1] for ladder in steps.values())
     place = dict.fromkeys(steps, 0)
     offers = sorted(

@@ -6,6 +6,7 @@ import gc
 import importlib
 import io
 import json
+import re
 import sys
 import types
 import urllib.request
@@ -915,6 +916,15 @@ def test_what_was_fitted_otherwise_is_fitted_anew(host, nodes, tiny, monkeypatch
         preset.quantized_by(tiny, wish)
     preset.quantized_by(tiny, preset.Wish("4-bit", "brnby", "bear"))
     assert keys[-3] == keys[-2] and keys[-1] == keys[0]
+
+
+def test_a_target_too_small_names_one_that_is_met(host, nodes, tiny):
+    node = nodes.PersonalQTAQQuantize
+    with pytest.raises(host.TaqError, match="target_mb 1 is too small") as refused:
+        node.execute(tiny, target_mb=1)
+    least = int(re.search(r"at least (\d+) MB", str(refused.value)).group(1))
+    data = json.loads(node.execute(tiny, target_mb=least).args[2])
+    assert 0.5 * least < data["after_bytes"] / 1e6 <= least
 
 
 def test_an_inpainting_model_is_probed_with_all_it_reads(host):
