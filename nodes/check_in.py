@@ -28,6 +28,11 @@ CANNOT_WRITE = (
     "The connected CLIP is no language model that this ComfyUI can let write; the choice is made "
     "without it."
 )
+CHANGE = 'press "change" in the Check-in Selector'
+NO_VAE = (
+    "Load Selected has no VAE: none is connected to it, and no checkpoint with one was chosen. "
+    "Connect the VAE of your checkpoint loader to its vae input."
+)
 ANSWER = "answer:"
 """Begins a `selection` that is an answer in the user's own words, not a model's name."""
 
@@ -68,9 +73,12 @@ class CheckInSelector(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "when_unsure",
+                    display_name="when unsure",
                     options=WHEN_UNSURE,
                     default="ask",
-                    tooltip="Where several models fit: stop and ask, take the best, or fail.",
+                    tooltip="Where several models fit: ask stops and shows them, best match takes "
+                    "the first, error fails. Where none fits, error fails too; the other two run "
+                    "the plain prompt.",
                 ),
                 io.Model.Input(
                     "model",
@@ -80,10 +88,12 @@ class CheckInSelector(io.ComfyNode):
                 # Last: `widgets_values` of saved workflows are read by position.
                 io.Combo.Input(
                     "ask",
+                    display_name="ask how often",
                     options=list(ASK_ABOVE),
                     default="normally",
                     optional=True,
-                    tooltip="How readily to ask where another model may be meant as well.",
+                    tooltip="How readily it is unsure because another model may be meant as well. "
+                    '"when unsure" says what happens then.',
                 ),
                 io.Clip.Input(
                     "clip",
@@ -188,7 +198,8 @@ def decide_as_told(
         problem = "is another file than the one selected" if changed else "is not there"
         raise ValueError(
             f"The selected {kind} {name} {problem} (folder {folder}). "
-            "Put the file back, or clear the selection and choose again."
+            'Put the file back, or press "choose again" in the Check-in Selector '
+            "(through the API: leave the selection empty)."
         )
     return engine.confirm(request, cards, card, now=now)
 
@@ -209,10 +220,16 @@ def _output(decision: Decision) -> io.NodeOutput:
     )
 
 
+_CALLED = {"lora": "LoRA", "checkpoint": "checkpoint"}
+
+
 def _name_output(choice: Candidate | None, kind: str) -> object:
     if choice is not None and choice.card.kind == kind:
         return folders.host_name(choice.card.name)
-    return folders.blocked(f"Check-in chose no {kind} for this request.")
+    return folders.blocked(
+        f"Check-in chose no {_CALLED[kind]} for this request, so a stock loader has nothing to "
+        "load. Connect Load Selected instead: it passes the model on where nothing was chosen."
+    )
 
 
 class LoadSelected(io.ComfyNode):
@@ -221,13 +238,22 @@ class LoadSelected(io.ComfyNode):
         return io.Schema(
             node_id="PersonalQLoadSelected",
             display_name="Load Selected",
-            **found_as("LoRA loader", "apply LoRA", "load chosen"),
+            **found_as("LoRA loader", "apply LoRA", "load checkpoint", "load chosen"),
             category=CATEGORY,
-            description="Applies the LoRAs that Check-in chose. Without a choice the inputs pass.",
+            description="Loads the checkpoint that Check-in chose and applies the LoRAs it chose. "
+            "Without a choice the inputs pass.",
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                DECISION.Input("decision"),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that the chosen LoRAs are applied to. A chosen checkpoint "
+                    "takes its place.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The text encoder that goes with the model. That of a chosen "
+                    "checkpoint takes its place.",
+                ),
+                DECISION.Input("decision", tooltip="From the Check-in Selector."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -236,36 +262,107 @@ class LoadSelected(io.ComfyNode):
                     step=0.05,
                     tooltip="Multiplies the strength that each LoRA's author prefers.",
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Passes to the VAE output. That of a chosen checkpoint takes its "
+                    "place.",
+                ),
             ],
-            outputs=[io.Model.Output("MODEL"), io.Clip.Output("CLIP")],
+            outputs=[
+                io.Model.Output("MODEL"),
+                io.Clip.Output("CLIP"),
+                # Last: links of saved workflows count the outputs.
+                io.Vae.Output(
+                    "VAE",
+                    tooltip="Of the chosen checkpoint, else the connected one. For VAE Decode.",
+                ),
+            ],
         )
 
     @classmethod
     def execute(
-        cls, model: object, clip: object, decision: Decision, strength: float
+        cls,
+        model: object,
+        clip: object,
+        decision: Decision,
+        strength: float,
+        vae: object | None = None,
     ) -> io.NodeOutput:
+        told = []
+        cards = [candidate.card for candidate in decision.chosen]
+        checkpoint = next((card for card in cards if card.kind == "checkpoint"), None)
+        if checkpoint is not None:
+            model, clip, vae, how = _from_checkpoint(checkpoint, clip, vae)
+            told.append(f"{checkpoint.title}: {how}")
         family = folders.base_family(model)
-        applied = []
-        for candidate in decision.chosen:
-            card = candidate.card
-            if card.kind != "lora":
-                continue
-            if family and card.base_family and card.base_family != family:
-                raise ValueError(
-                    f"{card.name} is a LoRA for {card.base_family}, but the connected model is "
-                    f"{family}. Connect the model to Check-in, or load a {card.base_family} model."
-                )
-            path = folders.full_path(card.kind, card.name)
-            if path is None:
-                raise ValueError(
-                    f"{card.name} is no longer in the loras folder. Put it back or choose again."
-                )
+        for card in (card for card in cards if card.kind == "lora"):
+            _refuse_another_family(card, family, checkpoint)
+            path = _path_of(card)
             weight = strength * (1.0 if card.strength is None else card.strength)
             if weight:
                 model, clip = folders.apply_lora(model, clip, path, weight)
-                applied.append(f"{card.title}: strength {weight:g}")
-        told = applied or ["No LoRA: model and CLIP pass as they are."]
-        return io.NodeOutput(model, clip, ui={"text": told})
+                told.append(f"{card.title}: strength {weight:g}")
+        if vae is None:
+            vae = folders.blocked(NO_VAE)
+        told = told or ["Nothing to load: the inputs pass as they are."]
+        return io.NodeOutput(model, clip, vae, ui={"text": told})
+
+
+def _from_checkpoint(
+    card: ModelCard, clip: object, vae: object | None
+) -> tuple[object, object, object | None, str]:
+    """MODEL, CLIP and VAE of a checkpoint, and how it was loaded, in words.
+
+    Files of a diffusion model alone are common: the connected CLIP and VAE go on then.
+    Raises ValueError where the file is gone or no checkpoint.
+    """
+    path = _path_of(card)
+    try:
+        model, own_clip, own_vae = folders.load_checkpoint(path)
+    except folders.OUT_OF_MEMORY:
+        raise  # nothing is wrong with the file, and ComfyUI says what to do
+    except Exception as error:
+        said = str(error).partition("\n")[0].replace(path, card.name)
+        raise ValueError(
+            f"{card.name} cannot be loaded as a checkpoint: {said or type(error).__name__}. "
+            f"Put a sound file in its place, or {CHANGE}."
+        ) from error
+    lacking = [name for name, own in (("CLIP", own_clip), ("VAE", own_vae)) if own is None]
+    how = "checkpoint loaded"
+    if lacking:
+        how += f" (no {' and no '.join(lacking)} in the file: the input passes)"
+    clip = clip if own_clip is None else own_clip
+    vae = vae if own_vae is None else own_vae
+    return model, clip, vae, how
+
+
+def _refuse_another_family(card: ModelCard, family: str | None, under: ModelCard | None) -> None:
+    """Raises ValueError for a LoRA of another base than the model it would be applied to.
+
+    `under` is the chosen checkpoint, None where that model is the connected one.
+    """
+    wanted = card.base_family
+    if not family or not wanted or wanted == family:
+        return
+    if under is None:
+        base, remedy = "the connected model", "Connect the model to Check-in, or load"
+    else:
+        base, remedy = under.name, "Leave it out of the request, or choose"
+    raise ValueError(
+        f"{card.name} is a LoRA for {wanted}, but {base} is {family}. {remedy} a {wanted} model."
+    )
+
+
+def _path_of(card: ModelCard) -> str:
+    """Raises ValueError where the file has gone since Check-in chose it."""
+    path = folders.full_path(card.kind, card.name)
+    if path is None:
+        folder = folders.FOLDERS[card.kind]
+        raise ValueError(
+            f"{card.name} is no longer in the {folder} folder. Put it back, or {CHANGE}."
+        )
+    return path
 
 
 NODES = [CheckInSelector, LoadSelected]

@@ -1,4 +1,4 @@
-"""ComfyUI's folders, its user directory, its progress bar and its LoRA code.
+"""ComfyUI's folders, its user directory, its progress bar, its checkpoint and its LoRA code.
 
 Together with model.py the only place of the pack that imports ComfyUI.
 """
@@ -13,12 +13,14 @@ from typing import Any
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from comfy_execution.graph import ExecutionBlocker
 
 from ...personalq_core.library.family import normalise_family
 
 FOLDERS = {"lora": "loras", "checkpoint": "checkpoints"}
 """Kind of a model -> what ComfyUI calls its folders."""
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 
 
 def model_folders() -> list[tuple[str, str]]:
@@ -62,6 +64,22 @@ def base_family(model: Any) -> str | None:
     """Base family of a MODEL, None where ComfyUI's class for it is not known to us."""
     config = getattr(getattr(model, "model", None), "model_config", None)
     return normalise_family(type(config).__name__) if config is not None else None
+
+
+def load_checkpoint(path: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE as CheckpointLoaderSimple loads them; None for what the file lacks.
+
+    Raises whatever ComfyUI's loader does with a file that is broken or no checkpoint.
+    """
+    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
+        path,
+        output_vae=True,
+        output_clip=True,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+    )
+    # Of a file without a VAE, ComfyUI makes one that fails at its first use.
+    has_vae = getattr(vae, "first_stage_model", vae) is not None
+    return model, clip, vae if has_vae else None
 
 
 def apply_lora(model: Any, clip: Any, path: str, strength: float) -> tuple[Any, Any]:

@@ -1,13 +1,25 @@
 """Check-in Selector and Load Selected in a real ComfyUI."""
 
+import asyncio
+import importlib
+import io
 import json
+import sys
+import types
 from pathlib import Path
 
+import aiohttp
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from tools.comfy import Rejected
+from miniature.assemble import assemble
+from miniature.concepts import CHECKPOINTS
+from personalq_core.checkin.decision import Candidate, Decision
+from personalq_core.library.card import ModelCard
+from tools.comfy import COMFYUI, ROOT, Rejected
+from tools.run_comfy import HOST_ONLY_PACKAGES, import_torchvision
 
 LOOKS = {1: "red bow tie", 2: "green hat", 3: "yellow ribbon", 4: "blue scarf"}
 KEY = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
@@ -80,6 +92,16 @@ def test_best_match_and_error(comfy, bears):
     assert "Which" in run.error
 
 
+def test_where_nothing_fits_only_error_fails(comfy, bears):
+    far = "the quarterly tax report"
+    for when_unsure in ("ask", "best match"):
+        run, decision = decide(comfy, far, when_unsure=when_unsure)
+        assert decision["status"] == "none"
+        assert run.ui("text") == [far]
+    run, _ = decide(comfy, far, when_unsure="error")
+    assert not run.ok
+
+
 def test_none_of_these_keeps_the_prompt(comfy, bears):
     run, decision = decide(comfy, selection="none")
     assert decision["status"] == "none"
@@ -98,7 +120,8 @@ def test_a_missing_file_is_named(comfy, bears):
     run, _ = decide(comfy, selection="lora:gone.safetensors#0123456789")
     assert not run.ok
     assert "gone.safetensors" in run.error
-    assert "clear the selection" in run.error
+    assert 'press "choose again"' in run.error
+    assert 't("choose again")' in (ROOT / "web" / "check_in_views.js").read_text()
 
 
 def test_an_empty_request_is_refused(comfy, bears):
@@ -133,10 +156,15 @@ def test_served_from_cache_until_a_new_file_appears(comfy, bears):
     assert "1" not in run.cached
 
 
-def test_new_inputs_stand_last_so_that_saved_values_keep_their_places(comfy):
-    inputs = comfy.get("/object_info/PersonalQCheckInSelector")["PersonalQCheckInSelector"]["input"]
+def test_what_is_new_stands_last_so_that_saved_workflows_keep_their_places(comfy):
+    known = comfy.get("/object_info")
+    inputs = known["PersonalQCheckInSelector"]["input"]
     assert list(inputs["required"]) == ["request", "selection", "when_unsure"]
     assert list(inputs["optional"]) == ["model", "ask", "clip"]
+    inputs = known["PersonalQLoadSelected"]["input"]
+    assert list(inputs["required"]) == ["model", "clip", "decision", "strength"]
+    assert list(inputs["optional"]) == ["vae"]
+    assert known["PersonalQLoadSelected"]["output"] == ["MODEL", "CLIP", "VAE"]
 
 
 def test_a_text_encoder_that_cannot_write_is_said(comfy, miniature):
@@ -159,3 +187,218 @@ def test_asking_can_be_rarer(comfy, bears):
     asking["1"]["inputs"]["ask"] = "always"
     with pytest.raises(Rejected, match="ask"):
         comfy.run(asking)
+
+
+@pytest.fixture
+def fine_tuned(miniature: Path) -> Path:
+    """The server's models folder with the miniature and its fine-tuned checkpoints in it."""
+    made = ROOT / ".run" / "models"
+    assemble(made, checkpoints=True)
+    for concept in CHECKPOINTS:
+        name = f"{concept.name}.safetensors"
+        (miniature / "checkpoints" / name).symlink_to(made / "checkpoints" / name)
+    return miniature
+
+
+def stock_loader(name):
+    return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": f"{name}.safetensors"}}
+
+
+def drawing(model, clip, vae, text):
+    """Stock nodes from a model to a picture; `text` is the prompt or the output that has it."""
+    sampling = {
+        "model": model, "positive": ["text", 0], "negative": ["no_text", 0],
+        "latent_image": ["latent", 0], "seed": 3, "steps": 4, "cfg": 4.0,
+        "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
+    }  # fmt: skip
+    nodes = {
+        "text": ("CLIPTextEncode", {"clip": clip, "text": text}),
+        "no_text": ("CLIPTextEncode", {"clip": clip, "text": ""}),
+        "latent": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+        "sample": ("KSampler", sampling),
+        "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": vae}),
+        "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "check_in"}),
+    }
+    return {name: {"class_type": kind, "inputs": given} for name, (kind, given) in nodes.items()}
+
+
+def selected(request, vae_input=True, vae=("load", 2)):
+    """Draws by Load Selected. Its CLIP input is cut short: one that passes shows in the picture."""
+    load = {"model": ["base", 0], "clip": ["cut", 0], "decision": ["1", 0], "strength": 1.0}
+    if vae_input:
+        load["vae"] = ["base", 2]
+    return {
+        "1": graph(request)["1"],
+        "base": stock_loader("miniature"),
+        "cut": {
+            "class_type": "CLIPSetLastLayer",
+            "inputs": {"clip": ["base", 1], "stop_at_clip_layer": -12},
+        },
+        "load": {"class_type": "PersonalQLoadSelected", "inputs": load},
+        **drawing(["load", 0], ["load", 1], list(vae), ["1", 1]),
+    }
+
+
+def by_hand(checkpoint, prompt, lora="", cut=False):
+    """The same picture with stock loaders only."""
+    nodes = {"base": stock_loader(checkpoint)}
+    model, clip = ["base", 0], ["base", 1]
+    if cut:
+        clip_inputs = {"clip": clip, "stop_at_clip_layer": -12}
+        nodes["cut"] = {"class_type": "CLIPSetLastLayer", "inputs": clip_inputs}
+        clip = ["cut", 0]
+    if lora:
+        lora_inputs = {
+            "model": model, "clip": clip, "lora_name": f"{lora}.safetensors",
+            "strength_model": 1.0, "strength_clip": 1.0,
+        }  # fmt: skip
+        nodes["lora"] = {"class_type": "LoraLoader", "inputs": lora_inputs}
+        model, clip = ["lora", 0], ["lora", 1]
+    return {**nodes, **drawing(model, clip, ["base", 2], prompt)}
+
+
+def pixels(png):
+    return Image.open(io.BytesIO(png)).tobytes()
+
+
+def picture(comfy, drawn):
+    run = comfy.wait(comfy.queue(drawn, client_id="a page"))
+    assert run.ok, run.error
+    return run, comfy.image(run.images()[0])
+
+
+@pytest.mark.parametrize("vae_input", [True, False])
+def test_a_chosen_checkpoint_is_loaded_whole(comfy, fine_tuned, vae_input):
+    run, seen = picture(comfy, selected("the captain's boat at night", vae_input))
+    (decision,) = run.ui("personalq")
+    assert decision["choice"]["name"] == "captains_boat.safetensors"
+    assert "cptnsbt boat" in decision["prompt"]
+    assert run.ui("text") == ["Captain's boat: checkpoint loaded"]
+    _, wanted = picture(comfy, by_hand("captains_boat", decision["prompt"]))
+    assert pixels(seen) == pixels(wanted)
+    _, of_the_base = picture(comfy, by_hand("miniature", decision["prompt"]))
+    assert pixels(seen) != pixels(of_the_base)
+
+
+def test_a_style_is_applied_on_top_of_a_chosen_checkpoint(comfy, fine_tuned):
+    run, seen = picture(comfy, selected("the captain's boat in workshop blueprint style"))
+    (decision,) = run.ui("personalq")
+    assert decision["choice"]["name"] == "captains_boat.safetensors"
+    assert run.ui("text") == [
+        "Captain's boat: checkpoint loaded", "Workshop blueprint: strength 1",
+    ]  # fmt: skip
+    expected = by_hand("captains_boat", decision["prompt"], lora="workshop_blueprint")
+    assert pixels(seen) == pixels(picture(comfy, expected)[1])
+
+
+@pytest.mark.parametrize("vae_input, vae", [(True, ("load", 2)), (False, ("base", 2))])
+def test_a_chosen_lora_is_applied_to_the_inputs(comfy, fine_tuned, vae_input, vae):
+    """The second is how workflows were saved before there was a VAE."""
+    run, seen = picture(comfy, selected("my newest Barnaby on the beach", vae_input, vae))
+    assert run.ui("text") == ["barnaby v4: strength 1"]
+    prompt = run.ui("personalq")[0]["prompt"]
+    assert "brnbyvfour bear" in prompt
+    expected = by_hand("miniature", prompt, lora="barnaby_v4", cut=True)
+    assert pixels(seen) == pixels(picture(comfy, expected)[1])
+
+
+def test_without_a_choice_the_inputs_pass(comfy, fine_tuned):
+    plain = selected("a red mug")
+    plain["1"]["inputs"]["selection"] = "none"
+    run, seen = picture(comfy, plain)
+    assert run.ui("text") == ["Nothing to load: the inputs pass as they are."]
+    assert pixels(seen) == pixels(picture(comfy, by_hand("miniature", "a red mug", cut=True))[1])
+
+
+def test_what_a_checkpoint_lacks_passes_from_the_inputs(comfy, fine_tuned):
+    folder = fine_tuned / "checkpoints"
+    whole = load_file(folder / "captains_boat.safetensors")
+    bare = {n: t for n, t in whole.items() if n.startswith("model.diffusion_model.")}
+    header = {"modelspec.title": "Lone tower", "modelspec.description": "A model alone."}
+    save_file(bare, folder / "lone.safetensors", header)
+    run, _ = picture(comfy, selected("the lone tower"))
+    told = "checkpoint loaded (no CLIP and no VAE in the file: the input passes)"
+    assert run.ui("text") == [f"Lone tower: {told}"]
+
+
+def test_a_file_that_is_no_checkpoint_is_named(comfy, fine_tuned):
+    header = {"modelspec.title": "Hollow tower"}
+    save_file({"x": torch.zeros(2)}, fine_tuned / "checkpoints" / "hollow.safetensors", header)
+    run = comfy.run(selected("the hollow tower"))
+    assert not run.ok
+    assert "hollow.safetensors cannot be loaded as a checkpoint" in run.error
+    assert "Put a sound file in its place" in run.error
+    assert str(fine_tuned) not in run.error
+
+
+def test_a_vae_that_is_nowhere_stops_only_what_wants_it(comfy, fine_tuned):
+    request = "my newest Barnaby on the beach"
+    assert "Connect the VAE of your checkpoint loader" in heard(comfy, selected(request, False))
+    assert not heard(comfy, selected(request, False, ("base", 2)))
+
+
+@pytest.mark.parametrize("output, called", [(3, "LoRA"), (4, "checkpoint")])
+def test_a_stock_loader_without_a_choice_is_told_of_load_selected(comfy, bears, output, called):
+    unfit = graph(selection="none")
+    unfit["2"]["inputs"]["source"] = ["1", output]
+    message = heard(comfy, unfit)
+    assert f"Check-in chose no {called} for this request" in message
+    assert "Connect Load Selected instead" in message
+
+
+def heard(comfy, graph):
+    """The error that a page hears of a run, "" for none: blocked outputs are not in the history."""
+    address = f"{comfy.url}/ws?clientId=ear"
+
+    async def listen():
+        async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+            comfy.queue(graph, client_id="ear")
+            while (told := await socket.receive_json(timeout=120))["type"] != "execution_success":
+                if told["type"] == "execution_error":
+                    return told["data"]["exception_message"]
+        return ""
+
+    return asyncio.run(listen())
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """nodes/check_in.py in this process, for what files alone cannot bring about."""
+    if not (COMFYUI / "main.py").is_file():
+        pytest.skip(f"no ComfyUI in {COMFYUI}: run `make setup`")
+    sys.path += [str(COMFYUI), str(HOST_ONLY_PACKAGES)]
+    import_torchvision()
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    pack = types.ModuleType("personalq_pack")
+    pack.__path__ = [str(ROOT)]
+    sys.modules.setdefault("personalq_pack", pack)
+    return importlib.import_module("personalq_pack.nodes.check_in")
+
+
+def chosen(*cards):
+    choice, *styles = (Candidate(card, 1.0) for card in cards)
+    return Decision("chosen", "a boat", "a boat", "", choice, tuple(styles))
+
+
+def card(kind, name, base_family):
+    return ModelCard(f"{kind}:{name}", kind, name, title=name, base_family=base_family)
+
+
+@pytest.mark.parametrize("kind, folder", [("checkpoint", "checkpoints"), ("lora", "loras")])
+def test_a_file_that_went_after_the_choice_is_named(nodes, monkeypatch, kind, folder):
+    monkeypatch.setattr(nodes.folders, "full_path", lambda kind, name: None)
+    with pytest.raises(ValueError, match=f"gone.safetensors is no longer in the {folder} folder"):
+        nodes.LoadSelected.execute(None, None, chosen(card(kind, "gone.safetensors", None)), 1.0)
+
+
+def test_a_lora_for_another_base_than_the_chosen_checkpoint_is_refused(nodes, monkeypatch):
+    class SDXL:
+        pass
+
+    inner = types.SimpleNamespace(model_config=SDXL())
+    loaded = (types.SimpleNamespace(model=inner), "clip", "vae")
+    monkeypatch.setattr(nodes.folders, "full_path", lambda kind, name: name)
+    monkeypatch.setattr(nodes.folders, "load_checkpoint", lambda path: loaded)
+    decision = chosen(card("checkpoint", "boat", None), card("lora", "ink", "sd15"))
+    with pytest.raises(ValueError, match="ink is a LoRA for sd15, but boat is sdxl"):
+        nodes.LoadSelected.execute(None, None, decision, 1.0)
