@@ -85,9 +85,9 @@ def _given(
 ) -> dict[str, Any]:
     """What a sampler would give the model with this conditioning, by ComfyUI's names."""
     conds = comfy.sampler_helpers.convert_cond(conditioning)
-    noise = torch.zeros(1, *shape, device=device)
+    empty = torch.zeros(1, *shape, device=device)
     (cond,) = comfy.samplers.encode_model_conds(
-        model.extra_conds, conds, noise, device, "positive"
+        model.extra_conds, conds, empty, device, "positive", latent_image=empty
     )
     return cond["model_conds"]
 

@@ -927,9 +927,8 @@ def test_a_target_too_small_names_one_that_is_met(host, nodes, tiny):
         quantized(1)
     least = int(re.search(r"at least (\d+) MB", str(refused.value)).group(1))
     data = json.loads(quantized(least).args[2])
-    kept = data["kinds"]["kept as they are"]  # this model is loaded in 32 bits
-    size = data["after_bytes"] - (kept["after_bytes"] - kept["before_bytes"])
-    assert 0.5 * least < size / 1e6 <= least
+    # What is not packed counts double here: this model is loaded in 32 bits.
+    assert 0.6 * least < data["after_bytes"] / 1e6 <= 1.05 * least
 
 
 def test_an_inpainting_model_is_probed_with_all_it_reads(host):
