@@ -175,9 +175,9 @@ class QuantizedLayer(nn.Module):
     def _product_at_once(self, x: Tensor) -> Tensor:
         """On a GPU: each launch, and each line here, takes as long as a small layer's product.
 
-        So a branch is added to the unpacked weight (but see `adds_to_weight`), which is one launch
-        where one beside it is three, and parts are looked up where a module keeps them: attributes
-        take several times as long.
+        So a branch is added to the unpacked weight, which is one launch where one beside it is
+        three, and parts are looked up where a module keeps them: attributes take several times as
+        long. In 16 bits that keeps what ComfyUI's own merging keeps of it.
         """
         weight, bias = self._unpacked_with_others(x), self._parameters.get("bias")
         if weight is None:
@@ -186,16 +186,10 @@ class QuantizedLayer(nn.Module):
             weight = weight.view(self.shape)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        out = self._times(x, weight, bias)
-        if not adds_to_weight(x.dtype):
-            for branch in self.branches.values():
-                out += self._beside(branch, x)
-        return out
+        return self._times(x, weight, bias)
 
     def add_branches(self, weight: Tensor) -> None:
         """Add what lies beside the codes to the unpacked weight (rows, columns), in place."""
-        if not adds_to_weight(weight.dtype):
-            return
         for branch in self._modules["branches"]._modules.values():
             branch.add_to(weight)
 
@@ -291,11 +285,17 @@ class QuantizedConv2d(QuantizedLayer):
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.padding, self.dilation, self.groups = layer.padding, layer.dilation, layer.groups
+        self.around: tuple[list[int], str] | None = None
+        if layer.padding_mode != "zeros":
+            self.around = layer._reversed_padding_repeated_twice, layer.padding_mode
+            self.padding = (0, 0)
         self._store(layer, weight, fmt, importance)
 
     row_dimension = 1
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.around is not None:  # as nodes for seamless textures want it
+            x = F.pad(x, self.around[0], mode=self.around[1])
         return self._product(x)
 
     def _by_row(self, values: Tensor) -> Tensor:
@@ -318,12 +318,6 @@ class QuantizedConv2d(QuantizedLayer):
     def _tiles(self, like: Tensor) -> Sequence[slice]:
         # A grouped convolution's output channels belong to input channels: no cutting.
         return [slice(0, self.rows)] if self.groups > 1 else super()._tiles(like)
-
-
-def adds_to_weight(dtype: torch.dtype) -> bool:
-    """Whether a weight of this type holds a LoRA added to it. bfloat16 has 8 bits: it would keep
-    half of a change of a thousandth of the weight."""
-    return dtype != torch.bfloat16
 
 
 def is_gpu(device: torch.device) -> bool:

@@ -64,6 +64,16 @@ def test_a_convolutions_branch():
     assert relative(packed(x) - before, wanted) < 0.05
 
 
+def test_a_seamless_convolution_stays_seamless():
+    conv = nn.Conv2d(64, 72, 3, padding=1, padding_mode="circular")
+    packed = QuantizedConv2d(conv, conv.weight, FORMATS["int8"])
+    x = torch.randn(1, 64, 8, 8)
+    with torch.no_grad():
+        wanted, turned = packed(x), packed(x.roll(3, 2))
+        assert (wanted - conv(x)).norm() < 0.02 * wanted.norm()
+    assert torch.allclose(turned, wanted.roll(3, 2), atol=1e-5)
+
+
 def test_plan_keeps_first_and_last_and_packs_the_rest():
     model = nn.Sequential(
         nn.Conv2d(4, 320, 3), nn.Conv2d(320, 320, 3), nn.GroupNorm(32, 320), nn.Conv2d(320, 4, 3)
@@ -81,3 +91,15 @@ def test_nothing_to_quantize_is_said():
     model = nn.Sequential(nn.Conv2d(4, 4, 3))
     with pytest.raises(TaqError, match="no Linear or Conv2d"):
         quantize(model, make_plan(model, "int8"))
+
+
+def test_factors_far_apart_in_size_fit_into_16_bits():
+    """A rank of 128 with alpha 1, its first factor small, at a strength of .3."""
+    up, down = torch.randn(96, 128) * 1e-4 / 128 * 0.3, torch.randn(128, 200)
+    up[:, 5], down[7] = 0.0, 0.0
+    branch = Branch(up, down)
+    assert branch.down is not None
+    change = branch.up.float() @ branch.down.float()
+    assert (change - up @ down).norm() < 1e-3 * (up @ down).norm()
+    again = Branch(branch.up, branch.down)
+    assert torch.equal(again.up, branch.up)
