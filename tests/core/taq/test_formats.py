@@ -65,4 +65,4 @@ def test_importance_moves_the_error_to_where_it_does_not_hurt():
         back = fmt.dequantize(fmt.quantize(weight, given), 128, torch.float32)
         return ((back - weight).square() * importance).sum()
 
-    assert harm(importance) < 0.95 * harm(None)
+    assert harm(importance) < 0.98 * harm(None)
