@@ -166,21 +166,25 @@ class CheckInSelector(io.ComfyNode):
                 request, cards, now=now, base_family=family, ask=ask, answer=said
             )
         elif selection.strip():
-            decision = decide_as_told(engine, request, selection.strip(), cards, now)
+            decision = decide_as_told(engine, request, selection.strip(), cards, now, family)
         else:
             decision = engine.decide(request, cards, now=now, base_family=family, ask=ask)
         if decision.status == "ask" and when_unsure == "best match":
-            best = decision.candidates[0].card
-            decision = engine.confirm(request, cards, best, now=now).with_notice(
-                "Several models fit; this is the best match."
-            )
-        if decision.status != "chosen" and when_unsure == "error" and selection != NONE:
+            decision = engine.best_match(decision, cards, now=now, base_family=family)
+        # Whoever answered "none of these" was not unsure.
+        unsure = decision.status == "ask" or (decision.status == "none" and not selection.strip())
+        if unsure and when_unsure == "error":
             raise ValueError(decision.question or decision.reason)
         return _output(decision.with_notice(*notices))
 
 
 def decide_as_told(
-    engine: CheckIn, request: str, selection: str, cards: Sequence[ModelCard], now: datetime
+    engine: CheckIn,
+    request: str,
+    selection: str,
+    cards: Sequence[ModelCard],
+    now: datetime,
+    family: str | None,
 ) -> Decision:
     """The decision that a saved selection stands for.
 
@@ -201,7 +205,7 @@ def decide_as_told(
             'Put the file back, or press "choose again" in the Check-in Selector '
             "(through the API: leave the selection empty)."
         )
-    return engine.confirm(request, cards, card, now=now)
+    return engine.confirm(request, cards, card, now=now, base_family=family)
 
 
 def _output(decision: Decision) -> io.NodeOutput:
@@ -342,9 +346,9 @@ def _refuse_another_family(card: ModelCard, family: str | None, under: ModelCard
 
     `under` is the chosen checkpoint, None where that model is the connected one.
     """
-    wanted = card.base_family
-    if not family or not wanted or wanted == family:
+    if not family or card.suits(family):
         return
+    wanted = card.base_family
     if under is None:
         base, remedy = "the connected model", "Connect the model to Check-in, or load"
     else:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -27,11 +27,15 @@ from .rerank import (
     fit_features,
     is_called,
     learned_weights,
+    names,
     rerank,
+    version_missed,
+    version_numbers,
 )
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
+from .settle import settle
 from .shortlist import near, shortlist
 from .translate import language
 from .words import Word, stem
@@ -55,6 +59,17 @@ _NONE_OF_THEM = re.compile(
     r"(?:\s+(?:of (?:these|them)|davon|de (?:estos|ellos)|d['\u2019]entre eux))?[.!]?",
     re.I,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request beside the library."""
+
+    intent: Intent
+    index: Index
+    found: Retrieved
+    allowed: np.ndarray
+    """Numbers of the cards that may be chosen."""
 
 
 class CheckIn:
@@ -85,29 +100,43 @@ class CheckIn:
         """
         if not request.strip():
             raise ValueError("The request is empty. Say what the picture shall show.")
-        intent = understand(request, now)
-        index = self.index(cards)
-        allowed = _allowed(index, kinds, {base_family, intent.base} - {None})
-        if not len(allowed):
-            return _nothing(intent, (), _why_empty(cards, base_family or intent.base))
-        found = index.search(intent)
-        scored = self.weigh(intent, index, found, allowed)
+        asked = self._read(request, cards, now, base_family, kinds)
+        intent, index = asked.intent, asked.index
+        if not len(asked.allowed):
+            return _nothing(intent, (), _why_empty(cards, base_family, intent))
+        scored = self.weigh(intent, index, asked.found, asked.allowed)
         groups = group(index, scored)
         candidates = _candidates(index, groups)
         sure = fit(intent, index, [groups[0].best, *scored], self._weights)
         meant = self._meant(intent, index, groups, ASK_ABOVE[ask])
+        if version_missed(intent, candidates[0].card):
+            meant = _other_versions(index, groups[0].best, scored)
         if answer is not None and answer.strip():
-            offered = meant if len(meant) > 1 else groups
-            return self._answered(intent, answer, index, offered, found, allowed, now)
+            return self._answered(asked, answer, meant if len(meant) > 1 else groups, now)
         if sure < _ABSTAIN_BELOW:
-            missed = _with_what_is_missing(intent, found, scored, index, candidates)
+            missed = _with_what_is_missing(intent, asked.found, scored, index, candidates)
             nearest = say("nothing", language(request), candidates[0].card.title)
-            nothing = _nothing(intent, missed, nearest)
-            return replace(nothing, fit=sure)
+            return replace(_nothing(intent, missed, nearest), fit=sure)
         if len(meant) > 1:
             return replace(_question(index, intent, candidates, meant), fit=sure)
-        styles = self._styles(intent, index, found, candidates[0], allowed)
-        return replace(choose(intent, candidates[0], styles, candidates), fit=sure)
+        return replace(self._chosen(asked, candidates), fit=sure)
+
+    def _read(
+        self,
+        request: str,
+        cards: Sequence[ModelCard],
+        now: datetime,
+        base_family: str | None,
+        kinds: Sequence[str],
+    ) -> _Asked:
+        """A request, read beside the library."""
+        intent, index = understand(request, now), self.index(cards)
+        allowed = _allowed(index, kinds, set(filter(None, (base_family, intent.base))))
+        found = index.search(intent)
+        settled = settle(intent, index, found, near(found, allowed))
+        if settled is not intent:
+            found = index.search(settled)
+        return _Asked(settled, index, found, allowed)
 
     def weigh(
         self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
@@ -127,51 +156,89 @@ class CheckIn:
         return [groups[0], *likely][:MAX_OPTIONS]
 
     def _answered(
-        self,
-        intent: Intent,
-        answer: str,
-        index: Index,
-        meant: Sequence[Group],
-        before: Retrieved,
-        allowed: np.ndarray,
-        now: datetime,
+        self, asked: _Asked, answer: str, meant: Sequence[Group], now: datetime
     ) -> Decision:
         """The choice among what was offered, after the user's own words."""
+        index = asked.index
         if _NONE_OF_THEM.fullmatch(answer.strip()):
-            return _nothing(intent, (), "You chose none of the models.")
+            return _nothing(asked.intent, (), "You chose none of the models.")
         listed = sorted((index.cards[g.best.number] for g in meant), key=_by_age)
         if (place := place_in_list(answer)) and place <= len(listed) <= MAX_OPTIONS:
-            return self._picked(intent, index, listed[place - 1])
+            return self._picked(asked, listed[place - 1])
         offered = [entry.number for g in meant for entry in g.members]
-        asked = with_answer(intent, answer, index, offered, now)
-        found = index.search(asked)
+        said = settle(understand(answer, now), index, asked.found, np.array(offered))
+        told = with_answer(asked.intent, said, index, offered)
+        found = index.search(told)
         # Of fifty versions five are offered, and the answer may name any of the others.
-        alike = near(before, allowed)
-        pool = list(dict.fromkeys([*offered, *shortlist(asked, index, found, alike)]))
-        scored = rerank(asked, index, found, pool, self._weights.for_answers())
+        alike = near(asked.found, asked.allowed)
+        pool = list(dict.fromkeys([*offered, *shortlist(told, index, found, alike)]))
+        scored = rerank(told, index, found, pool, self._weights.for_answers())
         candidates = _candidates(index, [Group((entry,)) for entry in scored])
-        styles = self._styles(intent, index, found, candidates[0], range(len(index.cards)))
-        return choose(intent, candidates[0], styles, candidates)
+        told_asked = replace(asked, intent=replace(asked.intent, version=told.version))
+        return self._chosen(told_asked, candidates, is_saved=True)
+
+    def best_match(
+        self,
+        decision: Decision,
+        cards: Sequence[ModelCard],
+        *,
+        now: datetime,
+        base_family: str | None = None,
+    ) -> Decision:
+        """The first candidate of a question, chosen without waiting for the answer."""
+        asked = self._read(decision.request, cards, now, base_family, KINDS)
+        chosen = self._chosen(asked, decision.candidates)
+        return replace(chosen, fit=decision.fit, notices=decision.notices).with_notice(
+            "Several models fit; this is the best match.", *chosen.notices
+        )
 
     def use_weights(self, weights: Weights) -> None:
         """Weigh the evidence otherwise from now on; the index stays."""
         self._weights = weights
 
     def confirm(
-        self, request: str, cards: Sequence[ModelCard], card: ModelCard, *, now: datetime
+        self,
+        request: str,
+        cards: Sequence[ModelCard],
+        card: ModelCard,
+        *,
+        now: datetime,
+        base_family: str | None = None,
     ) -> Decision:
         """The decision for the card that the user picked, with the styles the request names."""
-        return self._picked(understand(request, now), self.index(cards), card)
+        return self._picked(self._read(request, cards, now, base_family, KINDS), card)
 
-    def _picked(self, intent: Intent, index: Index, card: ModelCard) -> Decision:
-        choice = Candidate(card, 1.0, ("you selected it",))
-        styles = self._styles(intent, index, index.search(intent), choice, range(len(index.cards)))
-        return choose(intent, choice, styles, (choice,))
+    def _picked(self, asked: _Asked, card: ModelCard) -> Decision:
+        return self._chosen(asked, (Candidate(card, 1.0, ("you selected it",)),), is_saved=True)
+
+    def _chosen(
+        self, asked: _Asked, candidates: Sequence[Candidate], *, is_saved: bool = False
+    ) -> Decision:
+        """The decision for the first of some candidates.
+
+        `is_saved`: the user chose it, maybe for another request. Where this one does not name it,
+        none of its words gives way to the trigger.
+        """
+        choice, intent, notices = candidates[0], asked.intent, []
+        number = asked.index.number_of[choice.card.id]
+        is_named = not is_saved or names(intent, asked.index, number)
+        if not is_named:
+            notices.append("Your saved choice; nothing in the request names it.")
+        if version_missed(intent, choice.card):
+            own = choice.card.version
+            notices.append(f"Version {intent.version} was asked for; this is {own}.")
+        styles = self._styles(asked, choice)
+        prompt, _ = rewrite(intent, [choice.card, *(style.card for style in styles)], is_named)
+        reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
+        return Decision(
+            "chosen", intent.request, prompt, reason, choice, styles, tuple(candidates),
+            notices=tuple(notices),
+        )  # fmt: skip
 
     def index(self, cards: Sequence[ModelCard]) -> Index:
         """The library made ready; kept until other cards are given."""
-        if self._index is None or (
-            self._indexed is not cards and self._index.cards != tuple(cards)
+        if self._index is None or not (
+            self._indexed is cards or _are_same(self._index.cards, cards)
         ):
             self._index = Index(cards, self.embedder, self._vectors(cards))
         self._indexed = cards
@@ -194,15 +261,9 @@ class CheckIn:
             known = {**known, **fresh}
         return np.stack([known[_text_key(text)] for text in by_card])
 
-    def _styles(
-        self,
-        intent: Intent,
-        index: Index,
-        found: Retrieved,
-        choice: Candidate,
-        allowed: Sequence[int] | np.ndarray,
-    ) -> tuple[Candidate, ...]:
+    def _styles(self, asked: _Asked, choice: Candidate) -> tuple[Candidate, ...]:
         """LoRAs of a manner, named by words that the choice does not answer."""
+        intent, index, found = asked.intent, asked.index, asked.found
         own = index.words_of(index.number_of[choice.card.id])
         left = {
             term: weight
@@ -211,10 +272,10 @@ class CheckIn:
         }
         order = list(left)
         styles: list[tuple[int, Candidate]] = []
-        for number in shortlist(intent, index, found, allowed):
+        for number in shortlist(intent, index, found, asked.allowed):
             card = index.cards[number]
             base = choice.card.base_family
-            if card == choice.card or card.kind != "lora" or not _fits(card, base):
+            if card == choice.card or card.kind != "lora" or (base and not card.suits(base)):
                 continue
             title = index.title_words(number)
             named = [term for term in sorted(title) if term in left]
@@ -243,20 +304,6 @@ def is_style(index: Index, number: int) -> bool:
     )
 
 
-def choose(
-    intent: Intent,
-    choice: Candidate,
-    styles: Sequence[Candidate] = (),
-    candidates: Sequence[Candidate] = (),
-) -> Decision:
-    """The decision for a candidate, with its prompt."""
-    prompt, _ = rewrite(intent, [choice.card, *(style.card for style in styles)])
-    reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
-    return Decision(
-        "chosen", intent.request, prompt, reason, choice, tuple(styles), tuple(candidates)
-    )
-
-
 def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
     """Probability that the best card is what was asked for at all, 0 to 1."""
     best = dict(zip(FEATURES, scored[0].features, strict=True))
@@ -268,14 +315,11 @@ def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
 
-def with_answer(
-    intent: Intent, answer: str, index: Index, offered: Sequence[int], now: datetime
-) -> Intent:
-    """The request, with the answer's words and wishes added.
+def with_answer(intent: Intent, said: Intent, index: Index, offered: Sequence[int]) -> Intent:
+    """The request, with the words and wishes of the answer that was said.
 
     "the old one" asks for the oldest, unless an offered model itself is called old.
     """
-    said = understand(answer, now)
     terms = {term for number in offered for term in index.words_of(number)}
     ages = [word for word in said.words if word.stem in ("old", "new")]
     named = any(word.stem in terms for word in ages)
@@ -288,7 +332,7 @@ def with_answer(
         excluded=intent.excluded + said.excluded,
         version=said.version or intent.version,
         order=said.order or intent.order,
-        author=said.author or _author_said(answer, [index.cards[n] for n in offered]),
+        author=said.author or _author_said(said.request, [index.cards[n] for n in offered]),
         order_is_soft=said.order_is_soft and named if said.order else intent.order_is_soft,
         period=said.period or intent.period,
         base=said.base or intent.base,
@@ -312,16 +356,12 @@ def _as_offered(word: Word, terms: Set[str]) -> Word:
     return replace(word, text=longer[0], stem=longer[0]) if longer else word
 
 
-def _allowed(index: Index, kinds: Sequence[str], families: set[str | None]) -> np.ndarray:
-    """Numbers of the cards that may be chosen: an unknown base family may."""
+def _allowed(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarray:
+    """Numbers of the cards that may be chosen."""
     allowed = np.isin(index.kinds, list(kinds))
     for family in families:
-        allowed &= (index.families == "") | (index.families == family)
+        allowed &= index.suiting(family)
     return np.flatnonzero(allowed)
-
-
-def _fits(card: ModelCard, base_family: str | None) -> bool:
-    return base_family is None or card.base_family in (None, base_family)
 
 
 def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:
@@ -340,9 +380,31 @@ def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:
     )
 
 
+def _are_same(known: Sequence[ModelCard], cards: Sequence[ModelCard]) -> bool:
+    """Also where their facts come from, which tells what a base family is worth."""
+    return len(known) == len(cards) and all(
+        one is other or (one == other and one.sources == other.sources)
+        for one, other in zip(known, cards, strict=True)
+    )
+
+
 def _by_age(card: ModelCard) -> tuple[str, str]:
     """The order in which options are listed, oldest first."""
     return card.created_at or "", card.name
+
+
+def _other_versions(index: Index, best: Scored, scored: Sequence[Scored]) -> list[Group]:
+    """The best one and the others of that thing that have a version."""
+    title = index.title_words(best.number)
+    others = [
+        entry
+        for entry in scored
+        if entry is not best
+        and entry.answers == best.answers
+        and title & index.title_words(entry.number)
+        and version_numbers(index.cards[entry.number].version)
+    ]
+    return [Group((entry,)) for entry in (best, *others)][:MAX_OPTIONS]
 
 
 def _question(
@@ -355,9 +417,13 @@ def _question(
     told = differences(cards)
     shown = tuple(replace(o, difference=d) for o, d in zip(options, told, strict=True))
     code = language(intent.request)
+    reason, asking = say("several", code), question(cards, told, code)
+    if version_missed(intent, candidates[0].card):
+        reason = say("no such version", code, str(intent.version))
+        asking = f"{reason} {asking}"
     return Decision(
-        "ask", intent.request, intent.request, say("several", code), candidates=candidates,
-        options=shown, question=question(cards, told, code),
+        "ask", intent.request, intent.request, reason, candidates=candidates,
+        options=shown, question=asking,
     )  # fmt: skip
 
 
@@ -388,10 +454,12 @@ def _nothing(intent: Intent, candidates: tuple[Candidate, ...], reason: str) -> 
     return Decision("none", intent.request, intent.request, reason, candidates=candidates)
 
 
-def _why_empty(cards: Sequence[ModelCard], base_family: str | None) -> str:
+def _why_empty(cards: Sequence[ModelCard], base_family: str | None, intent: Intent) -> str:
     if not cards:
         return "There is no LoRA or checkpoint in the model folders yet."
-    return f"None of the {len(cards)} models is for {base_family}."
+    if base_family and intent.base and base_family != intent.base:
+        return f"The request asks for {intent.base_name}, but the connected model is {base_family}."
+    return f"None of the {len(cards)} models is for {intent.base_name or base_family}."
 
 
 def _text_key(text: str) -> str:

@@ -121,6 +121,6 @@ def parse_selection(selection: str) -> tuple[str, str, str]:
     if not (kind and colon and name and hash_sign and fingerprint):
         raise ValueError(
             f"The selection {selection!r} is not of the form kind:name#fingerprint. "
-            "Clear it and choose again."
+            "Choose again in the Check-in Selector."
         )
     return kind, name, fingerprint

@@ -1,18 +1,19 @@
 """What a request asks about the model itself: version, time, base family, what it must not be.
 
-The cue words are ordinary language (English, Spanish, German, French, Chinese, Japanese); none
-names a concept.
+What its words surely ask is read here; what they may ask, `settle` reads beside the library.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
 from ..library.family import normalise_family
 from .attributes import is_manner
+from .cues import cues
 from .period import find_period
 from .thesaurus import thesaurus
 from .translate import language, translate
@@ -32,6 +33,23 @@ class Exclusion:
     stems: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What is before or after something: "before the remodel", "before a castle".
+
+    The first tells versions apart and the second is to be painted: only a library knows.
+    """
+
+    order: str
+    span: tuple[int, int]
+    cue: tuple[int, int]
+    """Where "before" stands in it."""
+    is_clause: bool
+    """"before it was redrawn"."""
+    changes: bool | None
+    """Whether it is something that changes a thing, as a remodel does; None for unknown words."""
+
+
 @dataclass(frozen=True)
 class Intent:
     """A request, understood. Spans are (start, end) in the request."""
@@ -46,10 +64,14 @@ class Intent:
     excluded: tuple[Exclusion, ...] = ()
     """What it must not be."""
     version: str | None = None
+    maybe_version: tuple[str, tuple[int, int]] | None = None
+    """A version and its span, where it may as well be an engine: "V8 engine"."""
     order: str | None = None
     """"newest" or "oldest"."""
     order_is_soft: bool = False
     """"old" and "new" may as well describe the thing itself."""
+    event: Event | None = None
+    """None where words like "newest" tell the order."""
     period: tuple[datetime, datetime] | None = None
     author: str | None = None
     """Who is said to have trained it."""
@@ -107,12 +129,13 @@ _ORDINALS = {
     for name in [names]
 }  # fmt: skip
 _VERSION = re.compile(
-    r"\b(?:of the )?(?:v|ver\.?|version|versión|Version|rev)\s?\.?(\d+(?:\.\d+)*)s?\b"
-    r"|\bv(\d+(?:\.\d+)*)s?\b"
+    r"\b(?:of the )?(?:ver\.?|version|versión|rev)\s?\.?(\d+(?:\.\d+)*)s?\b"
+    r"|\bof the v(\d+(?:\.\d+)*)s?\b"
     r"|第\s?(\d+|[一二三四五])\s?[版代]|バージョン\s?(\d+)|\b(0\.\d+)\b(?!\))"
     r"|\bversion\s(one|two|three|four|five)\b",
     re.I,
 )
+_SHORT_VERSION = re.compile(r"\bv\s?\.?(\d+(?:\.\d+)*)(?P<several>s?)\b", re.I)
 _NUMBERS = dict(zip("一二三四五", "12345", strict=True)) | dict(
     zip(("one", "two", "three", "four", "five"), "12345", strict=True)
 )
@@ -156,63 +179,27 @@ _REST = re.compile(
     re.I,
 )
 
-_NEWEST = re.compile(
-    r"\b(?:the\s+)?(?:newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
-    r"|last(?=\s+(?:version|edition|model|lora|one|of them|of the v\d))"
-    r"|(?:as|like) it is (?:now|today)|nowadays"
-    r"|m[áa]s recientes?"
-    r"|m[áa]s nuev[oa]|últim[oa]|actual|neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?"
-    r"|jüngste[nrsm]?|derni[eè]re?|plus r[ée]cente?|actuelle?)\b|最新[的の]?|新しい|最近[的の]?",
-    re.I,
-)
-_OLDEST = re.compile(
-    r"\b(?:oldest|earliest|original|first ever|very first|older|earlier|previous"
-    r"|former|m[áa]s antigu[oa]"
-    r"|älteste[nrsm]?|ältere[nrsm]?|frühere[nrsm]?|ursprüngliche[nrsm]?|plus ancien(?:ne)?"
-    r"|ancien(?:ne)?|used to (?:be|look)|back when|when (?:it|he|she|they) (?:was|were) still)\b"
-    r"|\b(?:the\s+)?first(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we|of them|of the v\d+s?)\b)"
-    r"|最早的?|最旧的?|以前的?|最初の|古い",
-    re.I,
-)
-_BEFORE = re.compile(
-    r"\b(?:before|prior to|antes de|bevor|vor (?:dem|der)|avant|als \w+ noch)\b|之前|の前", re.I
-)
-_AFTER = re.compile(
-    r"\b(?:after|since|once (?:it|he|she|they|we|i)|después de|nachdem|nach (?:dem|der)|apr[eè]s)\b"
-    r"|之后|の後",
-    re.I,
-)
-_SOFT_OLD = re.compile(r"\b(?:old|viej[oa]|alte[nrsm]?|vieux|vieille)\b", re.I)
-_SOFT_NEW = re.compile(r"\b(?:new|nuev[oa]|neue[nrsm]?|nouvelle|nouveau)\b", re.I)
-
+_MODEL = r"(?:workflow|checkpoint|model|base|loaded|version|loras?)"
+_FOR = r"(?:for|on|with|using|para|für|auf|pour|sur|mit)"
+_CLAUSE_ENDS = r"(?=\s*(?:$|[,.;:!?()]|\b(?:in|on|at|with|under|beside|near|not|without)\b))"
 _BASE_NAME = (
     r"sd\s?xl(?:\s?1\.0)?|sd\s?1\.?5|sd\s?2\.[01]|sd\s?3(?:\.5)?"
     r"|stable diffusion (?:xl|\d(?:\.\d)?)"
-    r"|flux(?:[. ]?[12])?(?:[. ]?d(?:ev)?)?|pony(?:xl)?|illustrious|noob\s?ai|qwen(?:[- ]image)?"
-    r"|z-image|chroma|hidream|wan\s?2(?:\.\d)?"
+    r"|flux[. ]?[12](?:[. ]?d(?:ev)?)?|flux[. ]?d(?:ev)?|ponyxl|noob\s?ai|qwen(?:[- ]image)?"
+    r"|z-image|hidream|wan\s?2(?:\.\d)?"
 )
+_BASE_WORD = "flux|pony|illustrious|chroma"
+"""Ordinary words too: "Anna with a pony", "a flux capacitor"."""
 _BASE = re.compile(
-    rf"(?:,\s*)?\b(?:for|on|with|using|para|für|auf|pour|sur|mit)\s+(?:an?\s+|the\s+|my\s+)?"
-    rf"(?P<a>{_BASE_NAME})(?:\s+(?:workflow|checkpoint|model|base|loaded|version))*\b"
-    rf"|(?:,\s*)?\b(?P<b>{_BASE_NAME})\s+(?:workflow|checkpoint|model|base|loaded|version)\b"
-    rf"|(?:,\s*)?\b(?P<c>sd\s?xl|sd\s?1\.?5|sd\s?2\.1)\b(?:\s+loaded)?",
+    rf"(?:,\s*)?\b{_FOR}\s+(?:an?\s+|the\s+|my\s+)?(?P<a>{_BASE_NAME})(?:\s+{_MODEL})*\b"
+    rf"|(?:,\s*)?\b(?:{_FOR}\s+(?:an?\s+|the\s+|my\s+)?)?"
+    rf"(?P<b>{_BASE_NAME}|{_BASE_WORD})(?:\s+{_MODEL})+\b"
+    rf"|(?:,\s*)?\b{_FOR}\s+(?P<c>{_BASE_WORD})\b{_CLAUSE_ENDS}"
+    rf"|(?:,\s*)?\b(?P<d>sd\s?xl|sd\s?1\.?5|sd\s?2\.1)\b",
     re.I,
 )
 _KIND = re.compile(r"\b(?:(?P<checkpoint>checkpoint|merge)|(?P<lora>loras?))\b", re.I)
 
-_EXCLUDE = re.compile(
-    r",?\s*\b(?:(?:and|but|y|und|et)\s+)?(?:(?:that|which)\s+(?:is|are)\s+not|(?:is|are)n['\u2019]t"
-    r"|(?:that|which|who)\s+(?:does|do|did|has|have|had)(?:\s+not|n['\u2019]t)(?:\s+(?:have|wear|show))?"
-    r"|(?:does|do)n['\u2019]t (?:have|wear|show)|(?:anything|any one|everything|all) (?:but|except)"
-    r"|other than|not|no|without|except(?: for)?|excluding|minus|neither|nor|instead of|rather than"
-    r"|nicht|ohne"
-    r"|au(?:ß|ss)er|keine?[nmrs]?|weder|noch(?=\s+(?:der|die|das|ein|mit))|sin|ni|excepto|salvo|sans"
-    r"|pas(?:\s+(?:de|le|la|les))?|sauf)\b(?P<what>(?:(?!\b(?:but|on|at|under|near|next|beside"
-    r"|behind|not|no|nor|without|and no|auf|unter|sur|sous|sobre|bajo)\b)[^,;.:()])*)"
-    r"|(?:不要|不是|没有|没|别|除了)(?P<zh>[^\uff0c\u3002,的]+)"
-    r"|(?P<ja>[^\u3001\u3002,]{1,8}?)(?:ではない|じゃない|以外の?|なしの?)",
-    re.I,
-)
 _ALTERNATIVE = re.compile(r"\b(?:or|and|nor|oder|und|noch|ou|et|o|y|ni)\b|[和或、]", re.I)
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
@@ -220,7 +207,7 @@ _SCENE = re.compile(
     r"\b(?:on|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
     r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
     r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
-    r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|[“\"]|在",
+    r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|“|(?<!\w)\"(?=\S)|在",
     re.I,
 )
 _PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
@@ -230,12 +217,12 @@ _STYLE = re.compile(
     r"|version|lora|model|merge)s?\b",
     re.I,
 )
-_MANNER = re.compile(
-    r"\bas an?\b[^,.;]*|\b(?:in|on|with) [^,.;]*\b(?:style|look|posters?|"
-    r"merge|panels|cartoon)\b|,[^,.;]*\b(?:style|look)\b[^,.;]*",
-    re.I,
+_MANNER = re.compile(r"\bas an?\b[^,.;]*|,[^,.;]*\b(?:style|look)\b[^,.;]*", re.I)
+_MANNER_BEGINS = re.compile(r"\b(?:in|on|with) ", re.I)
+_MANNER_ENDS = re.compile(r"\b(?:style|look|posters?|merge|panels|cartoon)\b", re.I)
+_PICTURE_OF = re.compile(
+    r"^\W*(?:(?:an?|the|my)\b\s*)?(?P<how>\b[^,.;]*?\b(?P<last>\w+)) of\b", re.I
 )
-_PICTURE_OF = re.compile(r"^\W*(?:an?|the|my)?\s*(?P<how>[^,.;]*?\b(?P<last>\w+)) of\b", re.I)
 """Begins a request: "a storyboard sketch of"."""
 _SETTING = re.compile(
     r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
@@ -243,22 +230,36 @@ _SETTING = re.compile(
     re.I,
 )
 """A phrase after a comma about the picture, not about what it shows."""
+_SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b")
+_EVENT_ENDS = re.compile(
+    r"[,;.:()\n\uff0c\u3002\u3001]"
+    r"|(?<!['\u2019])\b(?:in|on|at|with|near|under|beside|mit|auf|im|am|con|en|avec|dans|sur)\b",
+    re.I,
+)
+_NAMED_NO = re.compile(r"\b[A-Z]\w*\s+(?P<no>no)\s+(?=[A-Z])")
+"""A name in Japanese: "Ni no Kuni"."""
 _MODEL_WORD = re.compile(r"(?<=\w )(?:models?|versions?)\b", re.I)
 _FILE_WORD = re.compile(r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b", re.I)
-PROTECTED = re.compile(
+_SYNTAX = re.compile(
     r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b"
     r"|\bAND\b"
 )
+QUOTED = re.compile(r"(?<!\w)\"(?=\S)[^\"\n]*\"(?!\w)|[“„][^“”„\n]*[”“]|«[^«»\n]*»")
+"""Text to be written in the picture. The words in it describe, but ask nothing of the model."""
+PROTECTED = re.compile(f"{_SYNTAX.pattern}|{QUOTED.pattern}")
+"""Stays in the prompt as it is."""
 
 
 def understand(request: str, now: datetime) -> Intent:
     """Read a request; `now` settles words like "last spring"."""
+    code = language(request)
+    syntax = [found.span() for found in _SYNTAX.finditer(request)]
+    kept = [found.span() for found in PROTECTED.finditer(request)]
     selecting: list[tuple[int, int]] = []
-    silent: list[tuple[int, int]] = [found.span() for found in PROTECTED.finditer(request)]
 
-    excluded, spans = _exclusions(_blank(request, silent))
+    excluded, spans = _exclusions(_blank(request, kept), code)
     selecting += spans
-    free = _blank(request, spans + silent)
+    free = _blank(request, spans + kept)
 
     author, spans = _author(free)
     selecting += spans
@@ -266,35 +267,39 @@ def understand(request: str, now: datetime) -> Intent:
 
     base = base_name = None
     if found := _BASE.search(free):
-        base_name = (found["a"] or found["b"] or found["c"]).lower()
+        base_name = str(found[str(found.lastgroup)]).lower()
         base = normalise_family(base_name)
         selecting.append(found.span())
     version, spans = _version(free)
     selecting += spans
-    kind = _KIND.search(_MANNER.sub("", free))
+    kind = _KIND.search(_blank(free, _manner_spans(free)))
     period = None
     if timed := find_period(free, now):
         period, span = timed
         selecting.append(span)
         free = _blank(free, [span])
-    order, soft, spans = _order(free)
+    order, spans = _order(free, code)
     selecting += spans
-    selecting += _model_words(free, bool(order or version or base or period))
+    event = None if order else _event(free, code, kept)
+    soft = None if order else _soft_order(free, code, event)
+    selecting += _model_words(free, bool(order or soft or version or base or period))
 
     selecting = [
         (end - len(request[start:end].lstrip()), start + len(request[start:end].rstrip()))
         for span in selecting
-        for start, end in _outside(span, silent)
+        for start, end in _outside(span, kept)
         # What is beside a BREAK or a wildcard keeps it apart.
         if re.search(r"\w", request[start:end])
     ]
-    kept, weights = _weigh(request, selecting + silent)
+    silent = syntax + ([event.cue] if event else [])
+    words, weights = _weigh(request, code, selecting + silent, event)
     return Intent(
-        request=request, words=kept, weights=weights, selecting=tuple(sorted(set(selecting))),
+        request=request, words=words, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, author=author, version=version,
-        order=order, order_is_soft=soft, period=period,
+        maybe_version=None if version else _maybe_version(free),
+        order=order or soft, order_is_soft=soft is not None, event=event, period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
-        foreign=language(request) != "en",
+        foreign=code != "en",
     )  # fmt: skip
 
 
@@ -340,11 +345,11 @@ def _outside(span: tuple[int, int], holes: list[tuple[int, int]]) -> list[tuple[
     return [(a, b) for a, b in [*parts, (start, end)] if a < b]
 
 
-def _exclusions(request: str) -> tuple[tuple[Exclusion, ...], list[tuple[int, int]]]:
+def _exclusions(text: str, code: str) -> tuple[tuple[Exclusion, ...], list[tuple[int, int]]]:
     excluded: list[Exclusion] = []
     spans: list[tuple[int, int]] = []
-    code = language(request)
-    for found in _EXCLUDE.finditer(request):
+    text = _blank(text, [found.span("no") for found in _NAMED_NO.finditer(text)])
+    for found in cues(code).exclude.finditer(text):
         what = found["what"] or found["zh"] or found["ja"] or ""
         named = [
             Exclusion(" ".join(word.text for word in said), frozenset(word.stem for word in said))
@@ -360,7 +365,7 @@ def _exclusions(request: str) -> tuple[tuple[Exclusion, ...], list[tuple[int, in
 
 def denied_spans(text: str) -> list[tuple[int, int]]:
     """Where a card's own text says what it is not: "lilac instead of the yellow one"."""
-    return [found.span() for found in _EXCLUDE.finditer(text)]
+    return [found.span() for found in cues(language(text)).exclude.finditer(text)]
 
 
 def _read_words(text: str, code: str) -> list[Word]:
@@ -374,68 +379,146 @@ def _version(text: str) -> tuple[str | None, list[tuple[int, int]]]:
     if found := _VERSION.search(text):
         number = next(group for group in found.groups() if group)
         return _NUMBERS.get(number.lower(), number), [found.span()]
+    for found in _SHORT_VERSION.finditer(text):
+        if _is_version(text, found):
+            return found[1], [found.span()]
     for pattern, number in _ORDINAL_FIRST:
         if found := pattern.search(text):
             return number, [(found.end() - len(found.group().split()[-1]), found.end())]
     return None, []
 
 
-def _order(text: str) -> tuple[str | None, bool, list[tuple[int, int]]]:
-    for pattern, order in (
-        (_NEWEST, "newest"), (_OLDEST, "oldest"), (_BEFORE, "oldest"), (_AFTER, "newest"),
-    ):  # fmt: skip
+def _is_version(text: str, found: re.Match[str]) -> bool:
+    """Whether nothing follows that it may belong to: "bear v2 at sea", but not "V8 engine"."""
+    if found["several"]:
+        return True
+    after = re.match(r"[ \t]*(\w+)", text[found.end() :])
+    ends = after is None or fold(after[1]) in FUNCTION_WORDS or _DOING.search(after[1])
+    return bool(ends) and not _after_a(text, found.start())
+
+
+def _maybe_version(text: str) -> tuple[str, tuple[int, int]] | None:
+    for found in _SHORT_VERSION.finditer(text):
+        if not _after_a(text, found.start()):
+            return found[1], found.span()
+    return None
+
+
+def _after_a(text: str, place: int) -> bool:
+    """Whether "a" or "an" stands before a place."""
+    return bool(re.search(r"\ban?\s$", text[max(0, place - 4) : place], re.I))
+
+
+def _order(text: str, code: str) -> tuple[str | None, list[tuple[int, int]]]:
+    for pattern, order in ((cues(code).newest, "newest"), (cues(code).oldest, "oldest")):
         if found := pattern.search(text):
-            names_event = pattern in (_BEFORE, _AFTER)
-            # "before the move" tells the model apart, and must not be painted.
-            comma = re.search(r"[,;.]|$", text[found.end() :])
-            end = found.end() + (comma.start() if names_event and comma else 0)
-            return order, False, [(found.start(), end)]
+            return order, [found.span()]
+    return None, []
+
+
+def _event(text: str, code: str, kept: Sequence[tuple[int, int]]) -> Event | None:
+    """The first that it is before or after, with the words up to where a clause ends or what is
+    kept as it is begins."""
+    for pattern, order in ((cues(code).before, "oldest"), (cues(code).after, "newest")):
+        if not (found := pattern.search(text)):
+            continue
+        start = found.end()
+        end = min((a for a, _ in kept if a >= start), default=len(text))
+        end = start + len(text[start : min(end, _next(_EVENT_ENDS, text, start))].rstrip())
+        if found["cjk"]:  # there it stands before the cue
+            before = [w.start for w in _read_words(text, code) if w.end == found.start()]
+            start, end = min(before, default=found.start()), found.start()
+        said = [w.text for w in _read_words(text[start:end], code) if w.stem not in FUNCTION_WORDS]
+        span = min(start, found.start()), max(end, found.end())
+        return Event(order, span, found.span(), bool(found["who"]), _changes(said))
+    return None
+
+
+def _changes(said: Sequence[str]) -> bool | None:
+    if any(map(thesaurus().is_change, said)):
+        return True
+    return None if any(thesaurus().lemma(word) is None for word in said) else False
+
+
+def _soft_order(text: str, code: str, event: Event | None) -> str | None:
+    """What it rather asks: what happened to a thing may have come and gone in the picture, and
+    "old" and "new" may describe it."""
+    if event and (event.is_clause or event.changes):
+        return event.order
     naming = re.split(r"[,;.]", text)[0]
-    for pattern, order in ((_SOFT_NEW, "newest"), (_SOFT_OLD, "oldest")):
+    for pattern, order in ((cues(code).soft_new, "newest"), (cues(code).soft_old, "oldest")):
         if pattern.search(naming):
-            return order, True, []
-    return None, False, []
+            return order
+    return None
 
 
 def _weigh(
-    request: str, hidden: list[tuple[int, int]]
+    request: str, code: str, hidden: list[tuple[int, int]], event: Event | None
 ) -> tuple[tuple[Word, ...], tuple[float, ...]]:
     """Words that describe, each with its weight: the surroundings start at a word of place."""
     kept: list[Word] = []
     weights: list[float] = []
     free = _blank(request, hidden)
-    scene_spans = _scene_spans(free)
-    manner_spans = [m.span() for m in _MANNER.finditer(free) if _names_before(free, m.start())]
+    named = _first_named(free)
+    is_hidden = _places(hidden, request)
+    in_scene = _places(_scene_spans(free, named) + ([event.span] if event else []), request)
+    manner_spans = [(start, end) for start, end in _manner_spans(free) if named < start]
     if (led := _PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
         manner_spans.append(led.span("how"))
-    code = language(request)
+    in_manner = _places(manner_spans, request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
             continue
-        if any(a <= word.start < b for a, b in hidden):
+        if is_hidden[word.start]:
             continue
         kept.append(word)
-        if any(a <= word.start < b for a, b in scene_spans):
+        if in_scene[word.start]:
             weights.append(SCENE_WEIGHT)
         else:
-            in_manner = any(a <= word.start < b for a, b in manner_spans)
-            weights.append(STYLE_WEIGHT if in_manner else 1.0)
+            weights.append(STYLE_WEIGHT if in_manner[word.start] else 1.0)
     return tuple(kept), tuple(weights)
 
 
-def _scene_spans(text: str) -> list[tuple[int, int]]:
-    """From a word of place to the next comma, except where that names a style."""
+def _manner_spans(text: str) -> list[tuple[int, int]]:
+    """How it is pictured: "as a sketch", "in my old poster style", ", oil painting look"."""
+    spans = [found.span() for found in _MANNER.finditer(text)]
+    for clause in re.finditer(r"[^,.;]+", text):
+        if begins := _MANNER_BEGINS.search(text, *clause.span()):
+            ends = [m.end() for m in _MANNER_ENDS.finditer(text, begins.end(), clause.end())]
+            spans += [(begins.start(), end) for end in ends[-1:]]
+    return spans
+
+
+def _places(spans: Sequence[tuple[int, int]], text: str) -> bytearray:
+    """For each place of a text whether one of the spans covers it."""
+    covered = bytearray(len(text))
+    for start, end in spans:
+        covered[start:end] = bytes([1]) * (end - start)
+    return covered
+
+
+def _next(pattern: re.Pattern[str], text: str, place: int) -> int:
+    """Where a pattern is next found; the end of the text where it is not."""
+    found = pattern.search(text, place)
+    return found.start() if found else len(text)
+
+
+def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
+    """From a word of place to the next comma, except where that names a style. The surroundings
+    are named after the thing, which begins at `named`."""
     spans = []
+    end = style = 0  # the next ones
     for found in _SCENE.finditer(text):
-        stop = re.search(r"[,;.\uff0c\u3002]|\bwith\b|$", text[found.end() :])
-        end = found.end() + (stop.start() if stop else 0)
-        if _names_before(text, found.start()) and not _STYLE.search(text[found.end() : end]):
+        end = end if found.end() <= end else _next(_SCENE_ENDS, text, found.end())
+        style = style if found.end() <= style else _next(_STYLE, text, found.end())
+        if named < found.start() and end <= style:
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
     spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
-    return spans + [m.span() for m in _SETTING.finditer(text) if _names_before(text, m.start())]
+    return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
 
 
-def _names_before(text: str, place: int) -> bool:
-    """Whether something was named before this place."""
-    return any(fold(word.text) not in FUNCTION_WORDS for word in words(text[:place]))
+def _first_named(text: str) -> int:
+    """Where the first word is that says anything; the end of the text where none does."""
+    starts = (word.start for word in words(text) if fold(word.text) not in FUNCTION_WORDS)
+    return next(starts, len(text))

@@ -8,19 +8,25 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 
+from .translate import language
 from .words import fold
 
 Period = tuple[datetime, datetime]
 """From the first moment up to, but without, the second; both in UTC."""
 
-_MONTHS = [
-    "january enero januar janvier", "february febrero februar fevrier", "march marzo marz mars",
-    "april abril avril", "may mayo mai", "june junio juni juin", "july julio juli juillet",
-    "august agosto aout", "september septiembre septembre", "october octubre oktober octobre",
-    "november noviembre novembre", "december diciembre dezember decembre",
-]  # fmt: skip
-_MONTH_NUMBER = {name: i for i, names in enumerate(_MONTHS, 1) for name in names.split()}
-_ALSO_PLAIN_WORDS = {"may", "march", "mars"}
+_MONTHS = {
+    "en": "january february march april may june july august september october november december",
+    "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre "
+    "diciembre",
+    "de": "januar februar marz april mai juni juli august september oktober november dezember",
+    "fr": "janvier fevrier mars avril mai juin juillet aout septembre octobre novembre decembre",
+}
+_MONTH_NUMBER = {
+    name: number for names in _MONTHS.values() for number, name in enumerate(names.split(), 1)
+}
+_YESTERDAY = {"en": "yesterday", "es": "ayer", "de": "gestern", "fr": "hier"}
+_OF = re.compile(r"of|de|d['\u2019]", re.I)
+"""Also said of a picture: "a photo of April"."""
 _UNITS = {
     "day": "days? dias? tage?n? jours? 天 日", "week": "weeks? semanas? wochen? semaines? 周 週間",
     "month": "months? mes(?:es)? monate?n? mois 个月 個月 ヶ月 か月",
@@ -46,7 +52,7 @@ _LENGTH = "|".join(_UNITS[name].replace(" ", "|") for name in _DAYS)
 _NUMBER = "|".join(sorted(_NUMBERS, key=len, reverse=True))
 _THIS = r"this|est[ea]|diese[nrsm]?|ce(?:t|tte)?"
 _LAST = r"last|past|ultim[oa]|letzte[nrsm]?|vorige[nrsm]?|vergangene[nrsm]?"
-_IN = r"(?:\b(?:made in|from|in|of|de|del|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
+_IN = r"(?:\b(?P<led>made in|from|in|of|del|de|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
 _PERIOD = re.compile(
     rf"(?P<side>\b(?:before|until|antes de|vor|avant|after|since|despues de|desde|nach|seit|apres"
     rf"|depuis)\s+)?{_IN}(?:(?:the|el|la|le|dem|der|den|l['\u2019])\s*)?(?:"
@@ -60,7 +66,7 @@ _PERIOD = re.compile(
     rf"|(?P<ago3>\d\d?|[一二两兩三四五])(?P<ago_unit3>{_LENGTH})前"
     r"|(?P<cjk_rel>去年|昨年|今年|前年|上个月|上個月|先月|这个月|今月|上周|先週|本周|今週)"
     r"(?:の?(?P<cjk_season>[春夏秋冬]))?天?"
-    r"|\b(?P<yesterday>yesterday|ayer|gestern|hier)\b|(?P<yesterday2>昨天|昨日))",
+    rf"|\b(?P<yesterday>{'|'.join(_YESTERDAY.values())})\b|(?P<yesterday2>昨天|昨日))",
     re.I,
 )
 _CJK_REL = {
@@ -76,11 +82,11 @@ _BEFORE = re.compile(r"before|until|antes|vor|avant", re.I)
 def find_period(text: str, now: datetime) -> tuple[Period, tuple[int, int]] | None:
     """The first time that a text names, and where; None where it names none."""
     plain = _same_length(text)
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     for found in _PERIOD.finditer(plain):
-        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        period = _read(found, day)
-        if period is None:
+        if not _is_time(found, text, now.year):
             continue
+        period = _read(found, day)
         if found["side"] and (found["month"] or found["only"]):
             is_before = _BEFORE.match(found["side"])
             period = (_EVER[0], period[0]) if is_before else (period[0], _EVER[1])
@@ -102,12 +108,28 @@ def _same_length(text: str) -> str:
     return "".join(folded if len(folded := fold(char)) == 1 else char for char in text)
 
 
-def _read(found: re.Match[str], day: datetime) -> Period | None:
+def _is_time(found: re.Match[str], text: str, this_year: int) -> bool:
+    """Whether it is no name ("April on the beach") and no year that no file is from ("Cyberpunk
+    2077")."""
+    part = found.groupdict()
+    if year := part["year"] or part["only"] or part["cjk_year"]:
+        return int(year) <= this_year
+    if part["yesterday"]:
+        return part["yesterday"] == _YESTERDAY.get(language(text))
+    if not part["month"] or part["rel"] or part["past"]:
+        return True
+    # Spanish and French months are small, names are not; in English "of June" is no time.
+    code = language(text)
+    led = part["led"] or ""
+    named = code == "en" or text[found.start("month")].isupper()
+    is_led = bool(part["side"] or led) and not (_OF.fullmatch(led) and named)
+    known = f"{_MONTHS['en']} {_MONTHS.get(code, '')}".split()
+    return is_led and part["month"] in known
+
+
+def _read(found: re.Match[str], day: datetime) -> Period:
     part = found.groupdict()
     if name := part["month"]:
-        led = re.match(r"\s*(?:from|in|im|en|de|vom|since|before)\b", found.group())
-        if name in _ALSO_PLAIN_WORDS and not (part["rel"] or part["year"] or led):
-            return None
         return _month(_MONTH_NUMBER[name], part["year"], part["rel"], day)
     if year := part["cjk_year"]:
         if part["cjk_month"] and 1 <= int(part["cjk_month"]) <= 12:

@@ -9,13 +9,14 @@ import json
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
 from ..library.card import ModelCard
+from ..library.version import version_key
 from .attributes import agreement, is_manner, same_manner
 from .intent import STYLE_WEIGHT, Intent
 from .period import is_calendar_year
@@ -47,7 +48,7 @@ _STEPS = 4
 _FOUND = 0.3
 """Of the words that name the thing: so many a card has to say, for words to tell which cards are
 meant."""
-_SAME = 0.63
+SAME = 0.63
 """From so much on another word says the same."""
 _BY_DATE = 0.8
 """A file's date inside the time asked for is weaker than the year in its title."""
@@ -176,6 +177,15 @@ def _stranger(intent: Intent, index: Index) -> float:
                 intent.words, index.read(intent), intent.naming, strict=True
             )
         )
+    )
+
+
+def names(intent: Intent, index: Index, number: int) -> bool:
+    """Whether a word of the concept says what a card says, in this or other words."""
+    own = index.words_of(number)
+    return any(
+        weight >= 1 and any(w >= SAME and term in own for term, w in readings.items())
+        for weight, readings in zip(intent.weights, index.read(intent), strict=True)
     )
 
 
@@ -320,7 +330,7 @@ def _says(term: str, own: Set[str]) -> bool:
     """Whether a card says a word or another for the same: "stormy" where it says "storm"."""
     if term in own:
         return True
-    return any(w >= _SAME and other in own for other, w in thesaurus().related(term).items())
+    return any(w >= SAME and other in own for other, w in thesaurus().related(term).items())
 
 
 def _unasked_manner(title: Set[str], said: Set[str]) -> str:
@@ -419,22 +429,33 @@ def _date(card: ModelCard) -> str:
     return (card.created_at or "no date")[:10]
 
 
+def version_missed(intent: Intent, card: ModelCard) -> bool:
+    """Whether a version is asked for and a card has another one."""
+    asked, own = version_numbers(intent.version), version_numbers(card.version)
+    return asked is not None and own is not None and asked != own
+
+
 def version_numbers(version: str | None) -> tuple[int, ...] | None:
-    """ "V2.0" -> (2,): comparable, without trailing zeros; None where there is no number."""
-    match = re.search(r"\d+(?:\.\d+)*", version or "")
-    if not match:
-        return None
-    parts = [int(part) for part in match.group().split(".")]
+    """ "SD1.5 V2.0 epoch 4" -> (2,): comparable, without trailing zeros; None without a number.
+
+    Who asks for a version means it whichever the epoch. Any number is better than none.
+    """
+    whole = version or ""
+    named = re.split(r"\s*\b(?:epoch|step)\b", whole)[0]
+    parts = list(version_key(named) or ())
+    if not parts and (found := re.search(r"\d+(?:\.\d+)*", named) or re.search(r"\d+", whole)):
+        parts = [int(part) for part in found.group().split(".")]
     while len(parts) > 1 and parts[-1] == 0:
         parts.pop()
-    return tuple(parts)
+    return tuple(parts) or None
 
 
 def _version(intent: Intent, card: ModelCard, why: list[str]) -> float:
     asked, own = version_numbers(intent.version), version_numbers(card.version)
     if asked is None or own is None:
         return 0.0
-    why.append(f"version {intent.version} asked, this is {card.version}")
+    against = "" if asked == own else "against: "
+    why.append(f"{against}version {intent.version} asked, this is {card.version}")
     return 1.0 if asked == own else -1.0
 
 
@@ -447,10 +468,16 @@ def _period(intent: Intent, card: ModelCard, why: list[str]) -> float:
         return 1.0
     if not card.created_at:
         return 0.0
-    made = datetime.fromisoformat(card.created_at).replace(tzinfo=None)
-    inside = start.replace(tzinfo=None) <= made < end.replace(tzinfo=None)
-    why.append(f"made {_date(card)}" + ("" if inside else ", outside the time asked for"))
+    inside = start <= moment_of(card.created_at) < end
+    made = f"made {_date(card)}"
+    why.append(made if inside else f"against: {made}, outside the time asked for")
     return _BY_DATE if inside else -1.0
+
+
+def moment_of(date: str) -> datetime:
+    """ISO 8601 as cards hold it; Python 3.10 does not read the Z."""
+    moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
 
 
 def _author(intent: Intent, card: ModelCard, why: list[str]) -> float:
@@ -474,15 +501,13 @@ def is_called(author: str, name: str) -> bool:
     return bool(name) and fold(name) in (fold(author), *re.split(r"[\W_]+", fold(author)))
 
 
-def _base(intent: Intent, card: ModelCard, own: set[str], why: list[str]) -> float:
+def _base(intent: Intent, card: ModelCard, own: Set[str], why: list[str]) -> float:
     if not intent.base:
         return 0.0
     if intent.base_name and stem(intent.base_name) in own:
         why.append(f"made for {intent.base_name}")
         return 1.0
-    if card.base_family is None:
-        return 0.0
     if card.base_family != intent.base:
-        return -1.0
+        return 0.0 if card.suits(intent.base) else -1.0
     why.append(f"made for {intent.base_name}")
     return 0.5

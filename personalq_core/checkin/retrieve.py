@@ -139,6 +139,7 @@ class Index:
             for f in self.fields
         ]
         """Names of bases, fine-tunes such as Pony among them, that each card says."""
+        self._suiting: dict[str, np.ndarray] = {}
         self._own = [frozenset().union(*fields.values()) for fields in self.fields]
         self._build_postings()
         self._grams: defaultdict[str, list[str]] = defaultdict(list)
@@ -173,6 +174,12 @@ class Index:
             term: (np.array([n for n, _ in found]), np.array([s for _, s in found], np.float32))
             for term, found in postings.items()
         }
+
+    def suiting(self, family: str) -> np.ndarray:
+        """(cards,) which may be for a base family."""
+        if family not in self._suiting:
+            self._suiting[family] = np.array([card.suits(family) for card in self.cards], bool)
+        return self._suiting[family]
 
     def words_of(self, number: int) -> Set[str]:
         """All stems that a card says."""

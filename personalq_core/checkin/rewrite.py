@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..library.card import ModelCard
-from .intent import PROTECTED, STYLE_WEIGHT, Intent
+from .intent import PROTECTED, QUOTED, STYLE_WEIGHT, Intent
 from .words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, terms, words
 
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
@@ -23,18 +24,22 @@ class Edit:
     text: str
 
 
-def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit, ...]]:
+def rewrite(
+    intent: Intent, cards: Sequence[ModelCard], is_named: bool = True
+) -> tuple[str, tuple[Edit, ...]]:
     """The prompt for the chosen cards (subject first), and the edits that `undo` takes back.
 
     Selection words leave; for each card with a trigger, the words that named it become the
     trigger; a trigger that is there already is left alone. All other bytes stay. A request with all
-    triggers in it was written for these cards: nothing of it is changed.
+    triggers in it was written for these cards: nothing of it is changed. Unless the first card
+    `is_named`, its trigger comes before what the request says.
     """
     request = intent.request
     triggers = [card.triggers[0] for card in cards if card.triggers]
     if triggers and all(_place_of(request, trigger) for trigger in triggers):
         return request, ()
     there = [place for trigger in triggers if (place := _place_of(request, trigger))]
+    quoted = [found.span() for found in QUOTED.finditer(request)]
     leaving = [span for span in _droppable(intent) if not _overlaps(span, there)]
     replaced: dict[tuple[int, int], str] = {}
     for card in cards:
@@ -42,9 +47,10 @@ def rewrite(intent: Intent, cards: Sequence[ModelCard]) -> tuple[str, tuple[Edit
             continue
         if _place_of(_apply(request, replaced, leaving)[0], card.triggers[0]):
             continue  # its words come together where others leave: "tdybr4 newest bear"
-        taken = [*there, *replaced]
+        taken = [*there, *quoted, *replaced]
         # Words of a manner name a style, but never the thing itself.
-        span = _named_span(intent, card, taken, 1.0 if card is cards[0] else STYLE_WEIGHT)
+        least = STYLE_WEIGHT if card is not cards[0] else 1.0 if is_named else math.inf
+        span = _named_span(intent, card, taken, least)
         trigger = card.triggers[0]
         if span is None or _overlaps(span, taken):
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
@@ -165,7 +171,7 @@ def _named_span(
         for word, weight in zip(intent.words, intent.weights, strict=True)
         if not any(a <= word.start < b for a, b in taken)
     ]
-    runs = _runs(intent, [word for word, weight in free if weight >= least])
+    runs = _runs(intent, [word for word, weight in free if weight >= least], card.title)
     if not runs:
         return None
 
@@ -196,11 +202,15 @@ def _is_worn(intent: Intent, run: list[Word]) -> bool:
     return bool(before) and before[-1] in WORN
 
 
-def _runs(intent: Intent, kept: list[Word]) -> list[list[Word]]:
-    """Words with nothing between them but spaces, function words and selection words."""
+def _runs(intent: Intent, kept: list[Word], title: str) -> list[list[Word]]:
+    """Words with nothing between them but spaces, function words and selection words, or what is
+    between them in the title as well: "Ni no Kuni"."""
     runs: list[list[Word]] = []
+    title = fold(title)
     for word in kept:
-        if runs and _joined(intent, runs[-1][-1].end, word.start):
+        last = runs[-1][-1] if runs else word
+        titled = fold(intent.request[last.start : word.end]) in title
+        if runs and (titled or _joined(intent, last.end, word.start)):
             runs[-1].append(word)
         else:
             runs.append([word])

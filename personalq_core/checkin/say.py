@@ -24,6 +24,11 @@ _TEXTS = {
         "fr": "Plusieurs modèles conviennent aussi bien.",
         "zh": "有多个模型同样符合。", "ja": "複数のモデルが同じくらい当てはまります。",
     },
+    "no such version": {
+        "en": "There is no version {} of it.", "de": "Davon gibt es keine Version {}.",
+        "es": "No hay una versión {} de eso.", "fr": "Il n'en existe pas de version {}.",
+        "zh": "它没有版本 {}。", "ja": "バージョン {} はありません。",
+    },
     "nothing": {
         "en": "Nothing fits; the nearest is {}.", "de": "Nichts passt; am nächsten kommt {}.",
         "es": "Nada encaja; lo más cercano es {}.",

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from .intent import Intent
-from .rerank import version_numbers
+from .rerank import moment_of, version_numbers
 from .retrieve import Index, Retrieved
 from .words import fold
 
@@ -34,14 +33,13 @@ def shortlist(
 ) -> list[int]:
     """Numbers of at most TOP_K + 4 * 8 of the allowed cards, the nearest first."""
     numbers = np.asarray(allowed, int)
-    editions = _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
+    editions = _editions(index)
     called = np.intersect1d(editions.called_by(intent.request), numbers)
     picked = [nearest(found, numbers, TOP_K), nearest(found, called, _MORE)]
     alike = near(found, numbers)
     dates = editions.dates[alike]
     if intent.version:
-        same = editions.versions[alike] == editions.version_id(intent.version)
-        picked.append(nearest(found, alike[same], _MORE))
+        picked.append(nearest(found, of_version(intent.version, index, alike), _MORE))
     if intent.period:
         start, end = (moment.timestamp() for moment in intent.period)
         picked.append(nearest(found, alike[(dates >= start) & (dates < end)], _MORE))
@@ -53,6 +51,12 @@ def near(found: Retrieved, numbers: np.ndarray) -> np.ndarray:
     """Those of some cards that are about the same thing as the nearest."""
     scores = found.fused[numbers]
     return numbers[scores >= _NEAR * scores.max(initial=-np.inf)]
+
+
+def of_version(version: str, index: Index, numbers: np.ndarray) -> np.ndarray:
+    """Those of some cards that have a version, as a request says it."""
+    editions = _editions(index)
+    return numbers[editions.versions[numbers] == editions.version_id(version)]
 
 
 def _extremes(numbers: np.ndarray, dates: np.ndarray, newest: bool) -> np.ndarray:
@@ -100,16 +104,17 @@ class _Editions:
 _EDITIONS: WeakKeyDictionary[Index, _Editions] = WeakKeyDictionary()
 
 
+def _editions(index: Index) -> _Editions:
+    return _EDITIONS.get(index) or _EDITIONS.setdefault(index, _Editions(index))
+
+
 def _plain(text: str) -> str:
     """Words in lower case without the punctuation around them."""
     return " ".join(fold(text).translate(_PUNCTUATION).split())
 
 
 def _seconds(date: str | None) -> float:
-    if not date:
-        return float("nan")
-    moment = datetime.fromisoformat(date.replace("Z", "+00:00"))
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp()
+    return moment_of(date).timestamp() if date else float("nan")
 
 
 def nearest(found: Retrieved, numbers: np.ndarray, count: int | None) -> np.ndarray:

@@ -21,6 +21,8 @@ _ALIKE = 0.7
 """Adjectives of like meaning, and words made of one another: "stormy", "storm"."""
 _BY_SENSE = (1.0, 0.9, 0.75, 0.5, 0.4)
 """A word's commonest sense counts most; later ones than these do not count."""
+_COMMON = 2
+"""So many senses of a word are common ones."""
 _TOO_WIDE = 60
 """A word for so many kinds of things ("animal") says nothing about one of them."""
 _MOST = 800
@@ -63,6 +65,23 @@ class Thesaurus:
         """Whether a word may name a thing; a word that the table has not is a name."""
         lemma = self.lemma(word)
         return lemma is None or any(self._wider[number] for _, number in self._senses[lemma])
+
+    def is_change(self, word: str) -> bool:
+        """Whether a noun commonly names what makes a thing another: "renovation", but no "walk"."""
+        lemma = self.lemma(word)
+        senses = sorted(self._senses[lemma])[:_COMMON] if lemma else ()
+        return any(
+            "change" in (kinds := self._kinds(start)) and "motion" not in kinds
+            for _, start in senses
+        )
+
+    def _kinds(self, start: int) -> set[str]:
+        """Lemmas of all that is wider than one sense of a word."""
+        found: set[int] = set()
+        level = [start]
+        while level := [n for one in level for n in self._wider[one] if n not in found]:
+            found.update(level)
+        return {lemma for number in found for lemma in self._lemmas[number]}
 
     @lru_cache(maxsize=20_000)  # noqa: B019 (one object for the whole process)
     def related(self, word: str) -> dict[str, float]:

@@ -11,21 +11,26 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import zip_longest
 
 from .thesaurus import thesaurus
 from .words import Word, fold, is_cjk, stem, words
 
 LANGUAGES = ("es", "de", "fr", "zh", "ja")
 _MARKS = {
-    "es": "a el la los las un una mi mis nuestro nuestra de del con en y sin por para que al "
-    "su",
-    "de": "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und in im "
-    "am auf ohne nicht von vom für als es war noch aus bei ist zum zur",
-    "fr": "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en au "
-    "aux qui est l d",
-}
+    code: frozenset(small.split())
+    for code, small in (
+        ("es", "a el la los las un una mi mis nuestro nuestra de del con en y sin por para que al "
+         "su más nuevo nueva último última viejo vieja"),
+        ("de", "der die das den dem ein eine einen einem mein meine meinen unser unsere mit und in "
+         "im am auf ohne nicht kein keine von vom für als es war noch aus bei ist zum zur vor nach "
+         "neue neuer neueste neuester alte älteste ältester letzte letzter"),
+        ("fr", "le la les un une des mon ma mes notre nos de du avec dans sur et sans pas pour en "
+         "au aux qui est l d nouveau nouvelle dernier dernière vieux vieille ancien ancienne"),
+    )
+}  # fmt: skip
 _ENGLISH = frozenset(
     ["the", "a", "an", "my", "our", "of", "with", "and", "in", "on", "at", "for", "to", "not",
     "no", "is", "as", "his", "her", "this", "that", "it", "without", "from"]
@@ -34,21 +39,54 @@ _LETTERS = {"de": "äöüß", "es": "ñáíóú¿¡", "fr": "çèêàœîôû"}
 """Letters that tell, where no small word does."""
 
 
+@lru_cache(maxsize=256)
 def language(text: str) -> str:
-    """ "en", "es", "de", "fr", "zh" or "ja", by characters and small words."""
+    """ "en", "es", "de", "fr", "zh" or "ja", by characters and small words.
+
+    The words beside these tell where that is close: a single small word may be an English one.
+    """
     if re.search(r"[\u3040-\u30ff]", text):
         return "ja"
     if is_cjk(text):
         return "zh"
-    found = re.findall(r"\w+", text.casefold())
+    found = re.findall(r"\w+", text.casefold() if text.isupper() else text)
     counts = {
-        code: sum(word in marks.split() for word in found)
+        code: sum(word.casefold() in small for word in _outside_names(found, code))
         + any(letter in text.casefold() for letter in _LETTERS[code]) / 2
-        for code, marks in _MARKS.items()
+        for code, small in _MARKS.items()
     }
-    best = max(counts, key=lambda code: counts[code])
-    english = sum(word in _ENGLISH for word in found)
-    return best if counts[best] > english else "en"
+    ahead = max(counts.values()) - sum(word.casefold() in _ENGLISH for word in found)
+    if ahead <= 0:
+        return "en"
+    most = [code for code in counts if counts[code] == max(counts.values())]
+    known = {code: _known(found, code) for code in most} if len(most) > 1 or ahead <= 1 else {}
+    best = max(most, key=lambda code: known.get(code, 0))
+    is_english = ahead <= 1 and _known_in_english(found, best) > known[best]
+    return "en" if is_english else best
+
+
+def _outside_names(found: Sequence[str], code: str) -> list[str]:
+    """Words but those that begin a name: "Sin City", "Los Angeles". In German, where all nouns are
+    large, the first word of a request begins none."""
+    kept = [
+        word
+        for word, after in zip_longest(found, found[1:], fillvalue="")
+        if not (word[0].isupper() and after[:1].isupper())
+    ]
+    return [*found[:1], *kept] if code == "de" and found[:1] != kept[:1] else kept
+
+
+def _known(found: Sequence[str], code: str) -> int:
+    """How many of the words that are no marks are words of a language."""
+    table, marks = _lexicon()[code], _MARKS[code]
+    others = (fold(word) for word in found if word.casefold() not in marks)
+    return sum(_look_up(word, table, "") is not None for word in others)
+
+
+def _known_in_english(found: Sequence[str], code: str) -> int:
+    """The same for English, beside the marks of another language: "sans serif letters"."""
+    others = (word for word in found if word.casefold() not in _MARKS[code])
+    return sum(thesaurus().lemma(word) is not None for word in others)
 
 
 _PARTICLE = re.compile(r"[のがをにはでとも的了在我们你他她是]")

@@ -309,3 +309,110 @@ def test_the_newest_is_meant_whatever_else_the_picture_shows():
     japanese = "\u6700\u65b0\u306e\u30af\u30de\u3001\u6d77\u8fba\u3067"
     for request in ("my newest bear, seaside", japanese):
         assert decide(request).candidates[0].card.version == "v4"
+
+
+def test_a_version_is_told_from_that_of_the_base():
+    bears = [
+        card(f"b{n}", "Barnaby", f"brn{n}", f"Barnaby, {look}.", version=f"SD1.5 v{n}")
+        for n, look in enumerate(("red bow tie", "green hat", "yellow ribbon"), 1)
+    ]
+    assert decide("Barnaby v2", bears).choice.card == bears[1]
+
+
+@pytest.mark.parametrize("ask", ["rarely", "often"])
+def test_a_version_that_is_not_there_is_asked_for(ask):
+    decision = decide("Barnaby bear v7 on a hill", ask=ask)
+    assert decision.status == "ask"
+    assert decision.question.startswith("There is no version 7 of it. Which version")
+    assert len(decision.options) == 4
+    against = "against: version 7 asked, this is v4"
+    assert against in next(c for c in decision.options if c.card.version == "v4").evidence
+    german = decide("mein Bär Version 7", ask=ask).question
+    assert german.startswith("Davon gibt es keine Version 7. Welche Version")
+
+
+def test_the_only_version_is_taken_with_a_notice():
+    decision = decide("Barnaby bear v7 on a hill", (BEARS[3], *LIBRARY[4:]))
+    assert decision.prompt == "tdybr4 bear on a hill"
+    assert decision.notices == ("Version 7 was asked for; this is v4.",)
+    assert decide("Barnaby bear v7", answer="v3").choice.card == BEARS[2]
+    assert not decide("Barnaby bear v7", answer="v3").notices
+    assert decide("Barnaby bear v7", answer="v8").notices
+
+
+def test_the_place_in_the_list_is_that_of_the_versions_offered():
+    asked = decide("Barnaby bear v7", ask="rarely")
+    answered = decide("Barnaby bear v7", ask="rarely", answer="the second one")
+    assert answered.choice.card == asked.options[1].card
+
+
+def test_the_best_match_of_a_question():
+    asked = decide("my bear on the beach")
+    best = ENGINE.best_match(asked, LIBRARY, now=NOW)
+    assert best.status == "chosen"
+    assert best.choice == asked.candidates[0]
+    assert best.candidates == asked.candidates
+    assert best.fit == asked.fit
+    assert best.notices == ("Several models fit; this is the best match.",)
+    assert "you selected it" not in best.reason
+    assert best.prompt == f"{best.trigger} on the beach"
+
+
+PASTEL = card("pastel", "Pastel style", "pstl", "", tags=("style",), base_family="sdxl")
+RUSTY = card("rusty", "Rusty", "rst fox", "Rusty the fox.", base_family=None)
+
+
+def test_a_style_is_for_the_base_of_the_run_however_the_choice_is_made():
+    cards, request = (*LIBRARY, PASTEL, RUSTY), "Rusty in pastel style"
+    for family, styles in (("sd15", []), ("sdxl", [PASTEL])):
+        asked = decide(request, cards, base_family=family)
+        decisions = (
+            asked,
+            decide(request, cards, base_family=family, answer="Rusty"),
+            ENGINE.confirm(request, cards, RUSTY, now=NOW, base_family=family),
+            ENGINE.best_match(asked, cards, now=NOW, base_family=family),
+        )
+        for decision in decisions:
+            assert decision.choice.card == RUSTY
+            assert [style.card for style in decision.styles] == styles
+
+
+def test_a_family_that_only_tensors_tell_suits_its_finer_ones():
+    told = {"base_family": "tensor shapes"}
+    flux = card("f", "Moss frog", "mss frog", "A moss frog.", base_family="flux", sources=told)
+    decision = decide("moss frog", (*LIBRARY, flux), base_family="chroma")
+    assert decision.choice.card == flux
+    stated = card("f", "Moss frog", "mss frog", "A moss frog.", base_family="flux")
+    assert decide("moss frog", (*LIBRARY, stated), base_family="chroma").status == "none"
+
+
+@pytest.mark.parametrize(
+    ("request_", "family", "reason"),
+    [("my bear for pony", None, "None of the 4 models is for pony."),
+     ("my bear for SDXL", "sdxl", "None of the 4 models is for sdxl."),
+     ("my bear", "flux", "None of the 4 models is for flux."),
+     ("my bear for SDXL", "sd15",
+      "The request asks for sdxl, but the connected model is sd15.")],
+)  # fmt: skip
+def test_the_base_that_nothing_is_for_is_named(request_, family, reason):
+    assert decide(request_, BEARS, base_family=family).reason == reason
+
+
+NOT_NAMED = "Your saved choice; nothing in the request names it."
+
+
+def test_a_saved_choice_takes_no_words_of_a_request_that_does_not_name_it():
+    request = "my cat Mittens in the snow"
+    for decision in (
+        ENGINE.confirm(request, LIBRARY, BEARS[3], now=NOW),
+        decide(request, answer="Barnaby with the blue scarf"),
+    ):
+        assert decision.prompt == "tdybr4 bear, my cat Mittens in the snow"
+        assert decision.notices == (NOT_NAMED,)
+
+
+@pytest.mark.parametrize("request_", ["my bear in the snow", "my baer in the snow"])
+def test_a_saved_choice_takes_the_words_that_name_it(request_):
+    decision = ENGINE.confirm(request_, LIBRARY, BEARS[3], now=NOW)
+    assert decision.prompt == "tdybr4 bear in the snow"
+    assert not decision.notices

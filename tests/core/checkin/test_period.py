@@ -22,6 +22,12 @@ NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
         ("fox from last year", (2024, 1), (2025, 1)),
         ("fox before 2024", (1, 1), (2024, 1)),
         ("fox since may 2024", (2024, 5), (9999, 1)),
+        ("june 2024 fox", (2024, 6), (2024, 7)),
+        ("fox made in june", (2025, 6), (2025, 7)),
+        ("der Fuchs im Mai", (2025, 5), (2025, 6)),
+        ("el zorro de abril", (2025, 4), (2025, 5)),
+        ("le renard d'avril", (2025, 4), (2025, 5)),
+        ("Cyberpunk 2077 fox from 2024", (2024, 1), (2025, 1)),
         ("el zorro del verano pasado", (2025, 6), (2025, 9)),
         ("el zorro de marzo de 2024", (2024, 3), (2024, 4)),
         ("el zorro del año pasado", (2024, 1), (2025, 1)),
@@ -53,8 +59,12 @@ def test_ago(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["we march on", "a man on mars", "in the fall", "it may rain", "a fox", "el zorro"]
-)
+    "text",
+    ["we march on", "a man on mars", "in the fall", "it may rain", "a fox", "el zorro",
+     "April on the beach", "June in a red coat", "Mai Sakurajima", "a photo of April",
+     "una foto de Abril", "a rover from Mars", "der Fuchs hier am Strand", "Cyberpunk 2077",
+     "fox from march 2077", "2099年の狐"],
+)  # fmt: skip
 def test_no_period(text):
     assert find_period(text, NOW) is None
 

@@ -45,6 +45,9 @@ def rewritten(request, *cards):
         ("my bear at sea, the newest", "tdybr4 bear at sea"),
         ("最新的bear在海滩上", "tdybr4 bear 在海滩上"),
         ("a scarf shop with my bear", "a scarf shop with tdybr4 bear"),
+        ('my bear, a "no entry" sign behind it', 'tdybr4 bear, a "no entry" sign behind it'),
+        ("my bear with “Happy 2024” on it", "tdybr4 bear with “Happy 2024” on it"),
+        ('a 6" tall bear, newest', 'a 6" tall tdybr4 bear'),
     ],
 )  # fmt: skip
 def test_rewrites(request_, prompt):
@@ -61,6 +64,17 @@ def test_a_style_is_named_in_its_own_place():
     assert rewritten("my newest bear at sea, ink wash style", BEAR, ink) == (
         "tdybr4 bear at sea, nkws style"
     )
+
+
+def test_a_name_with_a_small_word_in_it_is_one_name():
+    style = card("n.safetensors", "Ni no Kuni style", "nnk style", tags=("style",))
+    request = "my newest bear in Ni no Kuni style"
+    assert rewritten(request, BEAR, style) == "tdybr4 bear in nnk style"
+
+
+def test_for_a_card_that_is_not_named_no_word_gives_way():
+    intent = understand("my cat, in the snow", NOW)
+    assert rewrite(intent, [BEAR], is_named=False)[0] == "tdybr4 bear, my cat, in the snow"
 
 
 TEXTS = st.lists(
@@ -90,6 +104,7 @@ TEXTS = st.lists(
             "__bear__",
             "{a|bear}",
             "embedding:bear",
+            '"no bear"',
             "tdybr4",
             "f\u00fcr",
             "SDXL",
@@ -122,7 +137,7 @@ def test_the_trigger_stands_once_and_rewriting_again_adds_none(request_):
 @given(TEXTS)
 def test_protected_syntax_stays(request_):
     prompt = rewritten(request_)
-    for part in ("<lora:bear:1>", "__bear__", "{a|bear}", "embedding:bear", "BREAK"):
+    for part in ('"no bear"', "<lora:bear:1>", "__bear__", "{a|bear}", "embedding:bear", "BREAK"):
         assert prompt.count(part) == request_.count(part)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from personalq_core.checkin.intent import understand
+from personalq_core.checkin.rerank import version_numbers
 from personalq_core.checkin.retrieve import Index, Retrieved
 from personalq_core.checkin.shortlist import TOP_K, shortlist
 
@@ -49,6 +50,15 @@ def test_the_newest_is_weighed_unless_the_oldest_is_asked_for(request_):
 def test_a_trigger_in_the_request_calls_its_card(request_):
     assert 36 in found(request_)
     assert 36 not in found(request_.replace("37", "370").replace("BR", "br"))
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("v2.0", (2,)), ("SD1.5 v2", (2,)), ("v2 epoch 4", (2,)), ("epoch 8", (8,)), ("2023", (2023,)),
+     ("1.10", (1, 10)), ("build 3", (3,)), ("proto", None), (None, None)],
+)  # fmt: skip
+def test_the_numbers_of_a_version(version, numbers):
+    assert version_numbers(version) == numbers
 
 
 def test_only_allowed_cards_are_weighed():
