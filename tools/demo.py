@@ -70,7 +70,7 @@ def line(label: str, text: str) -> None:
 
 
 def demo() -> None:
-    """One run of workflows/personal_concept.json over HTTP."""
+    """One run of the demo's workflow over HTTP."""
     print("Assembling the miniature models ...", flush=True)
     assemble_models(BASE / "models")
     print("Starting ComfyUI ...", flush=True)
@@ -95,9 +95,9 @@ def ui() -> None:
             print()
 
 
-def template_url(server: Server) -> str:
-    """The page with workflows/personal_concept.json open."""
-    return f"{server.url}/?template={PERSONAL_CONCEPT.stem}&source=personalq"
+def template_url(server: Server, name: str = PERSONAL_CONCEPT.stem) -> str:
+    """The page with workflows/NAME.json open."""
+    return f"{server.url}/?template={name}&source=personalq"
 
 
 def main() -> None:

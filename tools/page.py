@@ -1,12 +1,12 @@
 """What tests and screenshots do on the graph page, in one place, because pages change."""
 
-import json
 from typing import Any
 
 from playwright.sync_api import Page
 
 from tools.comfy import ROOT, Server
 from tools.demo import template_url
+from tools.workflow import PERSONAL_CONCEPT, saved_on_miniature
 
 CHECK_IN = "PersonalQCheckInSelector"
 TITLE_BAR = 30
@@ -24,15 +24,16 @@ def open_page(page: Page, server: Server) -> None:
     open_workflow(page, server)
 
 
-def open_workflow(page: Page, server: Server, name: str = "personal_concept") -> None:
-    """Open workflows/NAME.json from the templates and wait until its nodes stand there."""
-    page.goto(template_url(server).replace("personal_concept", name))
+def open_workflow(page: Page, server: Server, name: str = PERSONAL_CONCEPT.stem) -> None:
+    """Open workflows/NAME.json from the templates, then put it on the miniature."""
+    page.goto(template_url(server, name))
     # A used profile's page first restores what was open last.
     shown = "window.app?.extensionManager?.workflow?.activeWorkflow?.filename"
     page.wait_for_function(
         f"{shown}?.startsWith({name!r}) && app.graph && {node(CHECK_IN)}", timeout=60_000
     )
     page.wait_for_timeout(SETTLED_MS)
+    load_workflow(page, name)
 
 
 def load_graph(page: Page, graph: dict[str, Any]) -> None:
@@ -41,9 +42,10 @@ def load_graph(page: Page, graph: dict[str, Any]) -> None:
     bring_into_view(page)
 
 
-def load_workflow(page: Page, name: str = "personal_concept") -> None:
-    """Put workflows/NAME.json on the canvas without opening the page anew."""
-    load_graph(page, json.loads((ROOT / "workflows" / f"{name}.json").read_text()))
+def load_workflow(page: Page, name: str = PERSONAL_CONCEPT.stem) -> None:
+    """Put workflows/NAME.json, on the miniature, on the canvas without opening the page anew."""
+    known = page.evaluate("fetch('/object_info').then((answer) => answer.json())")
+    load_graph(page, saved_on_miniature(ROOT / "workflows" / f"{name}.json", known))
 
 
 def bring_into_view(page: Page, scale: float = 0.75, kind: str = CHECK_IN) -> None:

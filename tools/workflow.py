@@ -11,10 +11,16 @@ from typing import Any
 
 from tools.comfy import ROOT, Graph
 
-PERSONAL_CONCEPT = ROOT / "workflows" / "personal_concept.json"
+PERSONAL_CONCEPT = ROOT / "workflows" / "demo_personal_concept.json"
+"""The demo's workflow, saved on the miniature; the others are for a user's own models."""
 PAGE_ONLY = ("Note", "MarkdownNote")
-MINIATURE = {"ckpt_name": "miniature.safetensors", "width": 64, "height": 64}
-"""What stands in for a workflow's own models and sizes where they are not here."""
+MINIATURE = {
+    "CheckpointLoaderSimple": {"ckpt_name": "miniature.safetensors"},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {"cfg": 2.0},
+    "PersonalQTAQCompare": {"cfg": 2.0},
+}
+"""Node -> what stands in for its own model, size and guidance where the model is not here."""
 WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
 
 
@@ -41,11 +47,21 @@ def load_graph(path: Path, object_info: dict[str, Any]) -> Graph:
 
 
 def on_miniature(graph: Graph) -> Graph:
-    """The same graph, its own checkpoint and picture size replaced by the miniature's."""
+    """The same API graph, its own checkpoint, picture size and guidance as the miniature's."""
     for node in graph.values():
-        if node["class_type"] in ("CheckpointLoaderSimple", "EmptyLatentImage"):
-            node["inputs"] |= {k: v for k, v in MINIATURE.items() if k in node["inputs"]}
+        node["inputs"] |= MINIATURE.get(node["class_type"], {})
     return graph
+
+
+def saved_on_miniature(path: Path, object_info: dict[str, Any]) -> dict[str, Any]:
+    """A saved workflow, still in UI format, with the miniature in the same way."""
+    workflow = json.loads(path.read_text())
+    for node in workflow["nodes"]:
+        if node["type"] in MINIATURE:
+            names = list(_widget_names(object_info[node["type"]]["input"]))
+            for name, value in MINIATURE[node["type"]].items():
+                node["widgets_values"][names.index(name)] = value
+    return workflow
 
 
 def _inputs(node: dict, sources: dict[int, list], object_info: dict[str, Any]) -> dict[str, Any]:

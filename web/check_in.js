@@ -1,13 +1,12 @@
 // The Check-in Selector's panel. Nothing ever waits: a run that has a question ends, the panel
 // shows it, a click writes the answer into the node's `selection` and runs the graph again.
 
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { pauseAutoQueue } from "./auto_queue.js";
 import { VIEWS, restored } from "./check_in_views.js";
-import { checked, shareable } from "./decision.js";
+import { LONGEST_REQUEST, checked, shareable } from "./decision.js";
 import { fetchCard, saveNote } from "./library_api.js";
-import { addPanel, after, isThis, keep, note, saveState } from "./panel.js";
+import { addPanel, after, el, isLinked, isThis, keep, listen, note, saveState, setHidden } from "./panel.js";
 import { t } from "./text.js";
 
 const NO_MODEL = "none"; // the `selection` that means: none of these, plain prompt
@@ -19,25 +18,38 @@ export function addCheckIn(node) {
   const show = addPanel(node, t("PersonalQ check-in"));
   const widget = (name) => node.widgets.find((candidate) => candidate.name === name);
   const selection = widget("selection");
-  hide(selection);
+  setHidden(selection, true);
   let resumeAutoQueue = null;
   let question = null; // the last one, to come back to
+  let shown = []; // by the panel, or until the answer whose run it waits for
+  let isWaiting = false;
+  let isQueued = false; // that answer was read and its run accepted
+  let sent = null; // the request when the graph was read last
+
+  function draw(...children) {
+    isWaiting = false;
+    shown = children;
+    show(...children);
+  }
 
   function render(decision) {
     const isOpen = decision.status === "ask";
     if (isOpen) resumeAutoQueue ??= pauseAutoQueue();
     else resume();
     if (isOpen) question = decision;
-    show(...earlier(decision), ...VIEWS[decision.status](decision, actions));
+    draw(...earlier(decision), ...VIEWS[decision.status](decision, actions));
   }
 
+  const request = () => String(widget("request").value ?? "").slice(0, LONGEST_REQUEST);
+
   /** A run may end after its request was edited. */
-  function earlier({ request }) {
-    const slot = node.inputs?.findIndex(({ name }) => name === "request") ?? -1;
-    const isLinked = slot >= 0 && node.isInputConnected(slot);
-    const isOld = request && !isLinked && request !== widget("request").value;
-    return isOld ? [note(t("For: {request}", { request }))] : [];
+  function earlier({ request: asked }) {
+    const isOld = asked && !isLinked(node, "request") && asked !== request();
+    return isOld ? [note(t("For: {request}", { request: asked }))] : [];
   }
+
+  /** Runs name a node by its number only, which a node of another tab's graph may have as well. */
+  const isOwn = ({ request: asked }) => isLinked(node, "request") || [request(), sent].includes(asked);
 
   function resume() {
     resumeAutoQueue?.();
@@ -52,19 +64,45 @@ export function addCheckIn(node) {
   async function answer(value) {
     select(value);
     resume();
+    isWaiting = true;
+    isQueued = false;
     show(note(t("Running again ...")));
     saveState();
-    await app.queuePrompt(0, 1);
+    try {
+      await app.queuePrompt(0, 1);
+    } finally {
+      if (!isQueued) takeBack();
+    }
+  }
+
+  /** No result will come, or not for this: show again what was there, and the answer that is kept. */
+  function takeBack() {
+    if (!isWaiting) return;
+    isWaiting = false;
+    const { title } = modelOf(selection.value);
+    show(title ? note(t("Your choice: {name}", { name: title })) : null, ...shown);
+  }
+
+  /** What a run leaves in `selection`. A question leaves it: an answer may be on its way already. */
+  function settle({ status, choice }) {
+    if (status === "ask") return;
     if (node.properties[ALWAYS]) select("");
+    // An answer in words is kept as the model it led to: the same again, whatever comes to be added.
+    else if (selection.value.startsWith(IN_WORDS) && choice) select(choice.selection);
+  }
+
+  function fail(reason) {
+    settle({ status: "error" });
+    render({ status: "error", reason });
   }
 
   const actions = {
     answer,
     say: (words) => answer(IN_WORDS + words),
-    forget: () => { select(""); keep(node, KEPT, undefined); show(); },
+    forget: () => { select(""); keep(node, KEPT, undefined); draw(); },
     change: (decision) => {
       const asked = [question, decision].find((d) => d?.request === decision.request && d.candidates.length > 1);
-      if (asked) show(...VIEWS.ask({ ...asked, status: "ask", question: t("Which one instead?") }, actions));
+      if (asked) draw(...VIEWS.ask({ ...asked, status: "ask", question: t("Which one instead?") }, actions));
       else answer("");
     },
     isAnswered: () => selection.value !== "",
@@ -79,48 +117,49 @@ export function addCheckIn(node) {
       keep(node, ALWAYS, on || undefined);
     },
     groupsOf: async ({ kind, name }) => (await fetchCard(`${kind}:${name}`).catch(() => null))?.trigger_groups ?? [],
-    makeCanonical: async ({ kind, name, selection: chosen }, trigger) => {
-      await saveNote(`${kind}:${name}`, { trigger });
-      answer(chosen);
-    },
+    makeCanonical: ({ kind, name, selection: chosen }, trigger) => saveNote(`${kind}:${name}`, { trigger }).then(
+      () => answer(chosen),
+      (error) => show(el("div", { class: "error", text: error.message, role: "alert" }), ...shown),
+    ),
   };
 
   after(node, "onExecuted", (output) => {
     const decision = checked(output?.personalq?.[0]);
     if (!decision) return;
-    // An answer in words is kept as the model it led to: the same again, whatever comes to be added.
-    if (selection.value.startsWith(IN_WORDS) && decision.choice) select(decision.choice.selection);
+    const own = isOwn(decision);
+    if (own) settle(decision);
     render(decision);
-    keep(node, KEPT, shareable(decision));
+    if (own) keep(node, KEPT, shareable(decision));
   });
 
   after(node, "onConfigure", () => {
     const decision = checked(node.properties[KEPT]);
     const answered = selection.value;
     if (decision && fits(decision, answered)) render(decision);
-    else if (answered) show(...restored(modelOf(answered), actions));
-    else show();
+    else if (answered) draw(...restored(modelOf(answered), actions));
+    else draw();
   });
 
-  const onError = ({ detail }) => {
-    if (isThis(node, detail.node_id)) render({ status: "error", reason: String(detail.exception_message) });
-  };
-  api.addEventListener("execution_error", onError);
-  after(node, "onRemoved", () => {
-    api.removeEventListener("execution_error", onError);
-    resume();
+  after(selection, "beforeQueued", () => { sent = request(); });
+  after(selection, "afterQueued", () => { isQueued = true; });
+  listen(node, {
+    execution_error: ({ detail }) => {
+      if (isThis(node, detail.node_id, detail.node_type)) fail(String(detail.exception_message));
+      else takeBack();
+    },
+    execution_interrupted: takeBack,
+    // With nothing left to run there will be no result: this node's part was invalid, or taken out.
+    status: ({ detail }) => {
+      if (isQueued && detail?.exec_info?.queue_remaining === 0) takeBack();
+    },
   });
+  after(node, "onRemoved", resume);
 }
 
 /** Is this what the node showed for this answer? */
 function fits({ status, choice }, answered) {
   if (status === "ask") return answered === "";
   return answered === "" || answered === (choice?.selection ?? NO_MODEL);
-}
-
-function hide(widget) {
-  widget.hidden = true;
-  widget.options.hidden = true;
 }
 
 /** "lora:sub/bear_v4.safetensors#0123456789" -> its kind, name and title; else a title alone. */

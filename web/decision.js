@@ -1,6 +1,8 @@
 // A decision as a node keeps it in the saved workflow. Workflows come from strangers too: whatever
 // is read back has the shape below, or is left out.
 
+export const LONGEST_REQUEST = 4000; // letters; of a longer one the rest is not kept
+
 const STATES = ["ask", "chosen", "none"];
 const CANDIDATE = ["selection", "kind", "title", "name", "trigger", "version", "created_at", "base_family", "difference"];
 
@@ -11,9 +13,9 @@ export function checked(decision) {
   if (decision.status === "chosen" && !choice) return null;
   return {
     status: decision.status,
-    request: text(decision.request, 4000),
+    request: text(decision.request, LONGEST_REQUEST),
     question: text(decision.question),
-    prompt: text(decision.prompt, 4000),
+    prompt: text(decision.prompt, LONGEST_REQUEST),
     trigger: text(decision.trigger),
     strength: Number.isFinite(decision.strength) ? decision.strength : 1,
     reason: text(decision.reason, 1000),
@@ -24,8 +26,15 @@ export function checked(decision) {
   };
 }
 
-/** For the saved workflow: of a library nothing is told but what the choice needs. */
-export const shareable = (decision) => (decision.status === "chosen" ? { ...decision, candidates: [] } : decision);
+/**
+ * For the saved workflow: of a library nothing is told but what the choice needs, and nothing that
+ * notices say of the server, its folders and its LLM.
+ */
+export const shareable = (decision) => ({
+  ...decision,
+  notices: [],
+  candidates: decision.status === "chosen" ? [] : decision.candidates,
+});
 
 function candidate(value) {
   if (typeof value?.selection !== "string" || typeof value.name !== "string") return null;

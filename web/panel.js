@@ -2,6 +2,7 @@
 // content and never part of `widgets_values`, which are positional. What it shows is kept in the
 // node's properties, so that reload, undo, copies and shared workflows show it again.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 /** Make an element. Text from model files and requests is set as text, never parsed as HTML. */
@@ -96,8 +97,46 @@ export function after(node, name, hook) {
   };
 }
 
-/** Is this the node that the server calls `id`? Inside a subgraph it is "outer:inner". */
-export function isThis(node, id) {
-  const path = String(id).split(":");
-  return path.at(-1) === String(node.id) && (path.length === 1) === (node.graph?.isRootGraph ?? true);
+/** Hear the server's events, {name: hear}, as long as the node is there. */
+export function listen(node, events) {
+  for (const [name, hear] of Object.entries(events)) api.addEventListener(name, hear);
+  after(node, "onRemoved", () => {
+    for (const [name, hear] of Object.entries(events)) api.removeEventListener(name, hear);
+  });
+}
+
+/**
+ * Is this the node that the server calls `id`? Inside subgraphs it is "outer:inner". The run may be
+ * of another graph than the one that is open, so its type counts too, where an event tells it.
+ */
+export function isThis(node, id, type = node.comfyClass) {
+  const outer = String(id).split(":");
+  const own = outer.pop();
+  let graph = node.graph?.rootGraph;
+  for (const step of outer) graph = graph?.getNodeById(step)?.subgraph;
+  return graph === node.graph && own === String(node.id) && type === node.comfyClass;
+}
+
+/** Does an input get its value by a link, not from the widget of its name? */
+export function isLinked(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  return slot >= 0 && node.isInputConnected(slot);
+}
+
+/** Hide a widget, or show it again, in both ways of drawing nodes. */
+export function setHidden(widget, isHidden) {
+  widget.hidden = isHidden;
+  widget.options.hidden = isHidden;
+}
+
+const COPIES_WIDGETS = /^1\.([12]?\d|3[0-5])\./; // versions of the page, before 1.36
+
+/**
+ * Let Nodes 2.0 look again at which of a node's widgets are hidden: it looks where their list moves.
+ * Its first versions look only when a node is added, and keep a copy.
+ */
+export function showWidgetsAnew(node) {
+  node.widgets.reverse().reverse();
+  const isCopied = globalThis.LiteGraph.vueNodesMode && COPIES_WIDGETS.test(window.__COMFYUI_FRONTEND_VERSION__);
+  if (isCopied) node.graph?.onNodeAdded?.(node);
 }

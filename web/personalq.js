@@ -7,6 +7,7 @@ import { libraryTab } from "./library.js";
 import { watchZoom } from "./panel.js";
 import { ASK_SETTING, SETTINGS } from "./settings.js";
 import { addTaq } from "./taq.js";
+import { addPaperInputs } from "./paper_inputs.js";
 import { loadWords } from "./text.js";
 import { addTold } from "./told.js";
 
@@ -14,10 +15,16 @@ const PANELS = {
   PersonalQCheckInSelector: addCheckIn,
   PersonalQLoadSelected: addTold,
   PersonalQMarkTrigger: addTold,
-  PersonalQTAQQuantize: addTaq,
+  PersonalQTAQQuantize: addTaqQuantize,
   PersonalQSaveTAQModel: addTold,
   PersonalQLoadTAQModel: addTaq,
+  PersonalQTAQCompare: addPaperInputs,
 };
+
+function addTaqQuantize(node) {
+  addTaq(node);
+  addPaperInputs(node); // last: it fits the node to all that shows
+}
 
 const style = document.createElement("link");
 style.rel = "stylesheet";

@@ -1,12 +1,12 @@
 // TAQ Quantize's panel: what the model weighed and what it weighs now, by kind of layer; how finely
 // the trigger is read; how far a run is.
 
-import { api } from "../../scripts/api.js";
-import { addPanel, after, el, isThis, keep, note } from "./panel.js";
+import { addPanel, after, el, isThis, keep, listen, note } from "./panel.js";
 import { t } from "./text.js";
 
 const KEPT = "personalq_taq"; // the node's property with what it showed last
 const MAX_KINDS = 8;
+const AS_LOADED = "16 bits"; // what the report calls layers that are not packed
 const LORA_LOADERS = /lora|PersonalQLoadSelected/i;
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 
@@ -30,17 +30,13 @@ export function addTaq(node) {
   after(node, "onConfigure", () => render(checked(node.properties[KEPT])));
   after(node, "onConnectionsChange", () => { if (!isRunning) render(); });
 
-  const hear = {
+  listen(node, {
     progress: ({ detail }) => {
       if (!isThis(node, detail.node)) return;
       isRunning = true;
       show(...progress(detail));
     },
     ...Object.fromEntries(ENDS.map((name) => [name, () => { if (isRunning) render(); }])),
-  };
-  for (const [name, heard] of Object.entries(hear)) api.addEventListener(name, heard);
-  after(node, "onRemoved", () => {
-    for (const [name, heard] of Object.entries(hear)) api.removeEventListener(name, heard);
   });
 }
 
@@ -90,10 +86,11 @@ function view(sizes, followedByLora) {
 /** The trigger, how finely the layers that read it are stored, and what it changed. */
 function readBy({ trigger, text_layers: formats, how }) {
   if (!trigger) return [];
-  const layers = Object.entries(formats).map(([format, count]) => `${count} × ${format}`).join(", ");
   return [
     el("div", { class: "facts" }, el("span", { text: t("trigger") }), el("span", { class: "trigger", text: trigger })),
-    layers ? note(t("read by layers in {layers}", { layers })) : null,
+    ...Object.entries(formats).map(([format, count]) => note(format === AS_LOADED
+      ? t("the {count} layers that read the prompt stay at 16 bits", { count })
+      : t("the {count} layers that read the prompt are stored as {format}", { count, format }))),
     how ? note(how) : null,
   ];
 }

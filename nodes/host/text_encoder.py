@@ -6,12 +6,13 @@ Newer models read their prompts with a language model (Qwen, Gemma). Where the h
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from ...personalq_core.models.llm import LlmError, believed
 
 _MAX_TOKENS = 4
+_STOP = "InterruptProcessingException"
+"""ComfyUI's own, when the user stops the run; by name, to need no ComfyUI here."""
 
 
 def can_write(clip: Any) -> bool:
@@ -28,13 +29,14 @@ def can_write(clip: Any) -> bool:
 class TextEncoderLlm:
     """A CLIP that answers yes or no. It tells no probabilities, so its word is believed by .9."""
 
+    in_turn = True
+    """In the node's own thread: no other may load models or run one beside ComfyUI's executor."""
+
     def __init__(self, clip: Any) -> None:
         self._clip = clip
-        self._one_at_a_time = threading.Lock()
 
     def yes(self, instruction: str, text: str, seconds: float) -> float:
-        if not self._one_at_a_time.acquire(timeout=seconds):
-            raise LlmError(f"the text encoder took longer than {seconds:g} seconds")
+        """Nothing stops it while it writes, so `seconds` is for whoever asks to keep."""
         try:
             tokens = self._clip.tokenize(
                 f"{instruction}\n\n{text}", skip_template=False, min_length=1, thinking=False
@@ -42,7 +44,7 @@ class TextEncoderLlm:
             written = self._clip.generate(tokens, do_sample=False, max_length=_MAX_TOKENS)
             said = self._clip.decode(written, skip_special_tokens=True)
         except Exception as error:  # each encoder fails in its own way
+            if type(error).__name__ == _STOP:
+                raise
             raise LlmError(f"the text encoder cannot answer ({error})") from error
-        finally:
-            self._one_at_a_time.release()
         return believed(said)

@@ -130,8 +130,25 @@ def question(request: str, card: ModelCard, evidence: Sequence[str]) -> str:
 
 
 def _ask_all(questions: Sequence[str], settings: LlmSettings) -> list[float]:
-    """Answers to all questions at once, in time or not at all."""
+    """Answers to all questions, in time or not at all."""
     ends = time.monotonic() + settings.seconds
+    if getattr(settings.llm, "in_turn", False):
+        return _ask_in_turn(questions, settings, ends)
+    return _ask_at_once(questions, settings, ends)
+
+
+def _ask_in_turn(questions: Sequence[str], settings: LlmSettings, ends: float) -> list[float]:
+    """One after another in this thread: a question that runs cannot be left, only the next one."""
+    found = []
+    for question in questions:
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise _too_slow(settings)
+        found.append(settings.llm.yes(INSTRUCTION, question, left))
+    return found
+
+
+def _ask_at_once(questions: Sequence[str], settings: LlmSettings, ends: float) -> list[float]:
     answers: list[float | LlmError | None] = [None] * len(questions)
 
     def ask(number: int) -> None:
@@ -140,6 +157,8 @@ def _ask_all(questions: Sequence[str], settings: LlmSettings) -> list[float]:
             answers[number] = settings.llm.yes(INSTRUCTION, questions[number], left)
         except LlmError as error:
             answers[number] = error
+        except Exception as error:  # its message may hold the key
+            answers[number] = LlmError(f"it failed with {type(error).__name__}")
 
     # Daemons: a server that never stops sending must hold up neither the choice nor the exit.
     numbers = range(len(questions))
@@ -153,6 +172,10 @@ def _ask_all(questions: Sequence[str], settings: LlmSettings) -> list[float]:
         if isinstance(answer, LlmError):
             raise answer
         if answer is None:
-            raise LlmError(f"it took longer than {settings.seconds:g} seconds")
+            raise _too_slow(settings)
         found.append(answer)
     return found
+
+
+def _too_slow(settings: LlmSettings) -> LlmError:
+    return LlmError(f"it took longer than {settings.seconds:g} seconds")

@@ -24,7 +24,7 @@ import re
 import ssl
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +45,10 @@ class LlmError(RuntimeError):
 
 
 class YesNo(Protocol):
-    """A language model."""
+    """A language model.
+
+    One whose `in_turn` is true is asked in the caller's own thread, one question after another.
+    """
 
     def yes(self, instruction: str, text: str, seconds: float) -> float:
         """Probability of "yes", 0 to 1. Raises LlmError; stops waiting after `seconds`."""
@@ -58,7 +61,7 @@ class Endpoint:
 
     url: str
     model: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)
 
     def yes(self, instruction: str, text: str, seconds: float) -> float:
         answer = self._post(
@@ -153,8 +156,9 @@ def load_llm(environment: Mapping[str, str] = os.environ) -> LlmSettings | None:
         ValueError: a setting that cannot be used, with the remedy.
     """
     said = _from_file(environment[FILE_VARIABLE]) if environment.get(FILE_VARIABLE) else {}
-    for field in _FIELDS:
-        said[field] = said.get(field) or environment.get(f"PERSONALQ_LLM_{field.upper()}", "")
+    for name in _FIELDS:
+        value = said.get(name) or environment.get(f"PERSONALQ_LLM_{name.upper()}", "")
+        said[name] = value.strip()  # a key's file ends with a line end that no header may hold
     try:
         seconds = float(said["seconds"] or DEFAULT_SECONDS)
     except (TypeError, ValueError):
@@ -167,10 +171,24 @@ def load_llm(environment: Mapping[str, str] = os.environ) -> LlmSettings | None:
         return LlmSettings(LocalGguf(said["gguf"]), seconds)
     if not said["url"]:
         return None
-    parts = urlsplit(said["url"])
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("PERSONALQ_LLM_URL must look like http://127.0.0.1:11434/v1.")
+    if not _is_address(said["url"]):
+        raise ValueError(
+            "PERSONALQ_LLM_URL must look like http://127.0.0.1:11434/v1, with a port up to 65535."
+        )
+    if not (said["key"].isascii() and said["key"].isprintable()):
+        raise ValueError(
+            "PERSONALQ_LLM_KEY holds a line end or a letter that is not ASCII, as no key does. "
+            "Copy the key anew."
+        )
     return LlmSettings(Endpoint(said["url"], said["model"], said["key"]), seconds)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, or no such port
+        return False
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -180,7 +198,7 @@ def _from_file(path: str) -> dict[str, Any]:
         raise ValueError(f"{FILE_VARIABLE} names {path}, which cannot be read: {error}") from error
     if not isinstance(tree, dict) or tree.keys() - set(_FIELDS):
         raise ValueError(f"{path} must hold a JSON object with some of {', '.join(_FIELDS)}.")
-    return {field: str(value) for field, value in tree.items()}
+    return {name: str(value) for name, value in tree.items()}
 
 
 def believed(said: str) -> float:

@@ -224,7 +224,7 @@ def test_taq_shows_how_far_it_is_and_what_it_saved(litegraph: Page):
     assert seen.json_value()
     assert all(0 <= int(done) <= int(total) for done, total in seen.json_value())
     expect(sizes).to_contain_text("brnbyvfour bear")
-    expect(sizes).to_contain_text("read by layers in")
+    expect(sizes).to_contain_text("layers that read the prompt stay at 16 bits")
     assert sizes.locator(".personalq-kinds li").count() == 4
     told = litegraph.locator(".personalq-panel", has_text="barnaby v4: strength 1")
     expect(told).to_be_visible()

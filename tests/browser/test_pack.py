@@ -21,6 +21,7 @@ from tools.page import (
     run,
     set_setting,
 )
+from tools.workflow import PERSONAL_CONCEPT
 
 LANGUAGES = ("de", "es", "fr", "ja", "zh")
 COUNT_LISTENERS = """
@@ -43,6 +44,17 @@ for (const target of [document, window]) {
     listeners = listeners.filter(([t, h]) => t !== type || h !== hear);
   };
 }
+"""
+
+OVERLAPS = """
+(() => {
+  const boxes = app.graph.nodes.map(({title, pos: [x, y], size: [width, height]}) =>
+    ({title, left: x, right: x + width, top: y - LiteGraph.NODE_TITLE_HEIGHT, bottom: y + height}));
+  const over = (a, b) => a.left < b.right && b.left < a.right
+    && a.top < b.bottom && b.top < a.bottom;
+  return boxes.flatMap((a, i) => boxes.slice(i + 1)
+    .filter((b) => over(a, b)).map((b) => [a.title, b.title]));
+})()
 """
 
 
@@ -146,7 +158,8 @@ def test_workflow_opens_cleanly(litegraph: Page, name: str):
     litegraph.wait_for_timeout(SETTLED_MS)
     wrong = set(litegraph.evaluate("app.graph.nodes.filter(n => n.has_errors).map(n => n.type)"))
     # The newest page marks a checkpoint that the user has to bring.
-    assert wrong <= ({"CheckpointLoaderSimple"} if name.startswith("sdxl") else set())
+    assert wrong <= ({"CheckpointLoaderSimple"} if name != PERSONAL_CONCEPT.stem else set())
+    assert litegraph.evaluate(OVERLAPS) == []
     unknown = "app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).length"
     assert litegraph.evaluate(unknown) == 0
     assert (ROOT / "workflows" / f"{name}.jpg").is_file()

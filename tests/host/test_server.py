@@ -21,7 +21,7 @@ CHECK_IN, LOAD, TAQ, SAMPLER = "2", "3", "4", "8"
 
 @pytest.fixture
 def graph(comfy: Server, miniature: Path) -> Graph:
-    """workflows/personal_concept.json, the miniature's files in place."""
+    """The demo's workflow, the miniature's files in place."""
     return load_graph(PERSONAL_CONCEPT, comfy.get("/object_info"))
 
 

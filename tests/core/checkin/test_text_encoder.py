@@ -64,6 +64,18 @@ def test_what_is_neither_yes_nor_no_is_an_error(host):
         host.TextEncoderLlm(WritingClip(broken)).yes("", "", 5)
 
 
+def test_it_asks_for_the_nodes_own_thread_and_lets_the_user_stop_it(host):
+    class InterruptProcessingException(Exception):
+        """As ComfyUI raises it while an encoder writes."""
+
+    def stopped(_):
+        raise InterruptProcessingException
+
+    assert host.TextEncoderLlm.in_turn
+    with pytest.raises(InterruptProcessingException):
+        host.TextEncoderLlm(WritingClip(stopped)).yes("", "", 5)
+
+
 def test_an_ordinary_clip_cannot_write(host):
     assert not host.can_write(SimpleNamespace(generate=len, cond_stage_model=object()))
     network = SimpleNamespace(generate=len, transformer=object())
@@ -89,7 +101,7 @@ class Adapter:
     """The pack's own LlmError is another class than the core's here, where both are loaded."""
 
     def __init__(self, llm):
-        self._llm = llm
+        self._llm, self.in_turn = llm, llm.in_turn
 
     def yes(self, *asked):
         try:
