@@ -41,6 +41,8 @@ from tools.comfy import COMFYUI
 
 PROMPTS = 2
 """Whose products are remembered: the wanted one and the empty one."""
+CLIPS = (1.0, 0.94, 0.88, 0.82, 0.75, 0.68)
+"""Parts of a group's range: what a search for the least square error of the weights tries."""
 
 
 class NotRun(RuntimeError):
@@ -365,6 +367,7 @@ def stored_bytes(unet: nn.Module, texts: Sequence[str]) -> dict[str, int]:
 def uniform(
     fmt: str, about: str | None = "mixed", *, rank: int = 0, text: bool = False,
     time: bool = False, correlations: bool = True, rounds: int = formats.REFINEMENTS,
+    clips: Sequence[float] = (1.0,),
 ) -> Callable[[Subject], Made]:  # fmt: skip
     """One format throughout.
 
@@ -372,6 +375,7 @@ def uniform(
     time: also where every block hears the time, which the plan would keep at 8 bits
     correlations: else mean squares alone, as imatrix has it
     rounds: of refinement after GPTQ
+    clips: parts of a group's range that scales are tried for
     """
 
     def make(subject: Subject) -> Made:
@@ -383,7 +387,7 @@ def uniform(
         moments = None if about is None else subject.moments(about)
         if moments is not None and not correlations:
             moments = {name: squares(m, subject.unet, name) for name, m in moments.items()}
-        with refinements(rounds):
+        with refinements(rounds), tried_for(clips):
             return packed(subject, plan, moments, text)
 
     return make
@@ -407,6 +411,22 @@ def integer_products(fmt: str, about: str | None) -> Callable[[Subject], Made]:
 def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
     columns = unet.get_submodule(name).weight[0].numel()
     return moments.diagonal(dim1=1, dim2=2).flatten()[:columns]
+
+
+@contextlib.contextmanager
+def tried_for(clips: Sequence[float]) -> Iterator[None]:
+    """Let symmetric formats also try scales that clip the ends of a group."""
+    whole = formats.Format._candidates
+
+    def candidates(fmt: formats.Format, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = whole(fmt, weight)
+        return [(scale * clip, zero) for scale, zero in found for clip in clips]
+
+    formats.Format._candidates = candidates
+    try:
+        yield
+    finally:
+        formats.Format._candidates = whole
 
 
 @contextlib.contextmanager
@@ -521,6 +541,8 @@ SYSTEMS = (
             ("4-bit, GPTQ without refinement", uniform("int4", rounds=0, time=True)),
             ("4-bit, random prompts for trigger and class", uniform("int4", "generic", time=True)),
             ("4-bit, trigger prompts only", uniform("int4", "trigger", time=True)),
+            ("4-bit by search, scales clipped", uniform("int4", None, time=True, clips=CLIPS)),
+            ("4-bit, scales clipped", uniform("int4", time=True, clips=CLIPS)),
             ("4-bit, noise for all prompts", uniform("int4", "noise", time=True)),
             ("4-bit asymmetric", uniform("int4_asym", time=True)),
             ("4-bit, text packed too", uniform("int4", time=True, text=True)),

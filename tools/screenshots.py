@@ -50,7 +50,7 @@ HELP_LOOK = "nodes2_dark"
 PREVIEWS_ARE_THERE = (
     "[...document.querySelectorAll('.personalq-picture img[src]')].every((image) => image.complete)"
 )
-WITH_GRAPH = {"x": 0, "y": 0, "width": 1600, "height": 1130}
+WITH_GRAPH = {"x": 0, "y": 0, "width": 1600, "height": 1040}
 """The part of the page that the workflow fills."""
 WHOLE_GRAPH = "Object.assign(app.canvas.ds, {scale: 0.8, offset: [60, 90]})"
 TAQ, COMPARE = "PersonalQTAQQuantize", "PersonalQTAQCompare"

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -358,7 +359,9 @@ def heard(comfy, graph):
                     return told["data"]["exception_message"]
         return ""
 
-    return asyncio.run(listen())
+    # A browser driven by the tests before has an event loop in this thread.
+    with ThreadPoolExecutor() as threads:
+        return threads.submit(asyncio.run, listen()).result()
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_what_the_browser_gets_is_json_without_paths():
 def test_selection_goes_there_and_back():
     bear = BEARS[0]
     assert parse_selection(format_selection(bear)) == (bear.kind, bear.name, bear.fingerprint)
-    with pytest.raises(ValueError, match="Clear it"):
+    with pytest.raises(ValueError, match="Choose again"):
         parse_selection("barnaby")
 
 
