@@ -85,23 +85,7 @@ class PersonalQTAQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip=PRESET_TIP,
                 ),
-                io.Int.Input(
-                    "target_mb",
-                    default=0,
-                    min=0,
-                    max=1_000_000,
-                    optional=True,
-                    tooltip=TARGET_TIP,
-                ),
-                io.Combo.Input(
-                    "lora",
-                    options=["beside", "merged"],
-                    default="beside",
-                    optional=True,
-                    tooltip=LORA_TIP,
-                ),
-                io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
-                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+                *_fitting_inputs(),
                 io.Latent.Input(
                     "latent_image",
                     optional=True,
@@ -278,23 +262,7 @@ class PersonalQTAQCompare(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=list(sampling.SAMPLERS), default="euler"),
                 io.Combo.Input("scheduler", options=list(sampling.SCHEDULERS), default="normal"),
                 io.String.Input("trigger", default="", optional=True, tooltip=TRIGGER_TIP),
-                io.Int.Input(
-                    "target_mb",
-                    default=0,
-                    min=0,
-                    max=1_000_000,
-                    optional=True,
-                    tooltip=TARGET_TIP,
-                ),
-                io.Combo.Input(
-                    "lora",
-                    options=["beside", "merged"],
-                    default="beside",
-                    optional=True,
-                    tooltip=LORA_TIP,
-                ),
-                io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
-                io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+                *_fitting_inputs(),
                 *_paper_inputs(),
             ],
             outputs=[
@@ -360,6 +328,23 @@ class PersonalQTAQCompare(io.ComfyNode):
         text = "\n".join(", ".join(caption) for caption in captions)
         shown = sampling.preview(sheet, cls) | {"personalq_taq_compare": [{"rows": rows}]}
         return io.NodeOutput(sheet, text, json.dumps({"rows": rows} | settings), ui=shown)
+
+
+def _fitting_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "target_mb", default=0, min=0, max=1_000_000, optional=True, tooltip=TARGET_TIP
+        ),
+        io.Combo.Input(
+            "lora",
+            options=["beside", "merged"],
+            default="beside",
+            optional=True,
+            tooltip=LORA_TIP,
+        ),
+        io.String.Input("class_word", default="", optional=True, tooltip=CLASS_TIP),
+        io.Clip.Input("clip", optional=True, tooltip=CLIP_TIP),
+    ]
 
 
 def _paper_inputs() -> list[Any]:

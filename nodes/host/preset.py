@@ -67,11 +67,15 @@ class Wish:
         return self.paper is None and (self.target_mb > 0 or self.name == "mixed 6-bit")
 
     @property
+    def fits(self) -> bool:
+        """Whether there is something to fit to prompts. A row of 8-bit codes has nothing to gain:
+        see docs/fidelity.md."""
+        coarse = FORMATS[PRESETS[self.name]].group is not None
+        return self.paper is None and (coarse or self.mixed)
+
+    @property
     def calibrated(self) -> bool:
-        """Whether scales are fitted to prompts. A row of 8-bit codes has nothing to gain by it: see
-        docs/fidelity.md."""
-        fine = FORMATS[PRESETS[self.name]].group is None and not self.mixed
-        return self.clip is not None and self.paper is None and not fine
+        return self.fits and self.clip is not None
 
     @property
     def learnt_from(self) -> tuple:
@@ -95,8 +99,8 @@ class Wish:
         if self.calibrated:
             heard = f' with the trigger "{trigger}"' if trigger else " without a trigger"
             return f"Scales{' and bits' * self.mixed} are fitted to prompts{heard}."
-        if PRESETS[self.name] == "int4":
-            return "Connect CLIP to fit scales to prompts: 4 bits lose far less so."
+        if self.fits:
+            return "Connect CLIP to fit this to prompts: 4 bits lose far less so."
         return "At 8 bits nothing has to be fitted to the trigger." if trigger else ""
 
 

@@ -177,7 +177,7 @@ class QuantizedLayer(nn.Module):
 
         So a branch is added to the unpacked weight, which is one launch where one beside it is
         three, and parts are looked up where a module keeps them: attributes take several times as
-        long. In 16 bits that keeps what ComfyUI's own merging keeps of it.
+        long. It keeps of the change what merging it into 16-bit weights keeps.
         """
         weight, bias = self._unpacked_with_others(x), self._parameters.get("bias")
         if weight is None:

@@ -1,10 +1,8 @@
 """Check-in Selector and Load Selected in a real ComfyUI."""
 
 import asyncio
-import importlib
 import io
 import json
-import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +17,7 @@ from miniature.assemble import assemble
 from miniature.concepts import CHECKPOINTS
 from personalq_core.checkin.decision import Candidate, Decision
 from personalq_core.library.card import ModelCard
-from tools.comfy import COMFYUI, ROOT, Rejected
-from tools.run_comfy import HOST_ONLY_PACKAGES, import_torchvision
+from tools.comfy import ROOT, Rejected
 
 LOOKS = {1: "red bow tie", 2: "green hat", 3: "yellow ribbon", 4: "blue scarf"}
 KEY = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
@@ -365,17 +362,9 @@ def heard(comfy, graph):
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(pack):
     """nodes/check_in.py in this process, for what files alone cannot bring about."""
-    if not (COMFYUI / "main.py").is_file():
-        pytest.skip(f"no ComfyUI in {COMFYUI}: run `make setup`")
-    sys.path += [str(COMFYUI), str(HOST_ONLY_PACKAGES)]
-    import_torchvision()
-    importlib.import_module("comfy.cli_args").args.cpu = True
-    pack = types.ModuleType("personalq_pack")
-    pack.__path__ = [str(ROOT)]
-    sys.modules.setdefault("personalq_pack", pack)
-    return importlib.import_module("personalq_pack.nodes.check_in")
+    return pack("nodes.check_in")
 
 
 def chosen(*cards):

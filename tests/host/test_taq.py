@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import re
-import sys
 import types
 import urllib.request
 import weakref
@@ -15,9 +14,6 @@ import weakref
 import pytest
 import torch
 from PIL import Image
-
-from tools.comfy import COMFYUI, ROOT
-from tools.run_comfy import HOST_ONLY_PACKAGES, import_torchvision
 
 UNET = {
     "image_size": 32,
@@ -39,21 +35,12 @@ UNET = {
 
 
 @pytest.fixture(scope="module")
-def host():
-    """nodes/host/model.py, loaded as ComfyUI loads it: as part of the pack."""
-    if not (COMFYUI / "main.py").is_file():
-        pytest.skip(f"no ComfyUI in {COMFYUI}: run `make setup`")
-    sys.path += [str(COMFYUI), str(HOST_ONLY_PACKAGES)]
-    import_torchvision()
-    cli_args = importlib.import_module("comfy.cli_args")
-    cli_args.args.cpu = True
-    pack = types.ModuleType("personalq_pack")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["personalq_pack"] = pack
+def host(pack):
+    """nodes/host/model.py."""
     # Which way is fastest depends on the processor; these tests are of what all have in common.
-    compute = importlib.import_module("personalq_pack.personalq_core.taq.compute")
+    compute = pack("personalq_core.taq.compute")
     compute.measured = lambda: {"plain": 1.0, "bfloat16": 1.0, "int8": 1.0}
-    return importlib.import_module("personalq_pack.nodes.host.model")
+    return pack("nodes.host.model")
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Weights unpacked together: on a GPU where there is one, else by Triton's interpreter on a CPU."""
 
 import copy
+import gc
 import importlib.util
 import itertools
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -399,3 +401,19 @@ def test_the_kernel_compiles_for_gpus_of_each_generation(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path),
                           "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"},
     )  # fmt: skip
+
+
+def test_codes_go_with_the_model_at_once(launches):
+    """Not only when Python's collector comes by: another model may need their memory now."""
+    net = shared(network())
+    for _ in range(2):
+        net(picture())
+    assert launches
+    codes = weakref.ref(net[0].weight)
+    gc.collect()
+    gc.disable()
+    try:
+        del net
+        assert codes() is None
+    finally:
+        gc.enable()
