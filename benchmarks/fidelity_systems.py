@@ -27,10 +27,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fidelity_world import base_unet, context, lora, probes, tokens, unet_with
+from benchmarks.fidelity_world import (
+    MIDDLE,
+    base_unet,
+    context,
+    lora,
+    probes,
+    tokens,
+    unet_with,
+)
 from miniature.base import DEVICE
 from miniature.concepts import Concept
-from personalq_core.taq import KEPT, TaqPlan, formats, literal, make_plan, quantize
+from personalq_core.taq import KEPT, TaqPlan, formats, gptq, literal, make_plan, quantize
 from personalq_core.taq.bits import fit_plan, sensitivity
 from personalq_core.taq.calibrate import importance
 from personalq_core.taq.formats import FORMATS
@@ -63,7 +71,7 @@ class Subject:
 
     @functools.cache  # noqa: B019
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        few = probes(self.unet, self.concept, 1, levels=4)
+        few = probes(self.unet, self.concept, 1, at=MIDDLE)
         moments = self.moments() if calibrated else None
         return sensitivity(self.unet, few, moments, choices=("int4", "int8"))
 
@@ -366,7 +374,7 @@ def stored_bytes(unet: nn.Module, texts: Sequence[str]) -> dict[str, int]:
 
 def uniform(
     fmt: str, about: str | None = "mixed", *, rank: int = 0, text: bool = False,
-    time: bool = False, correlations: bool = True, rounds: int = formats.REFINEMENTS,
+    time: bool = False, correlations: bool = True, rounds: int = gptq.REFINEMENTS,
     clips: Sequence[float] = (1.0,),
 ) -> Callable[[Subject], Made]:  # fmt: skip
     """One format throughout.
@@ -431,12 +439,12 @@ def tried_for(clips: Sequence[float]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refinements(rounds: int):
-    usual = formats.REFINEMENTS
-    formats.REFINEMENTS = rounds
+    usual = gptq.REFINEMENTS
+    gptq.REFINEMENTS = rounds
     try:
         yield
     finally:
-        formats.REFINEMENTS = usual
+        gptq.REFINEMENTS = usual
 
 
 def mixed(bits: float, calibrated: bool = True, at_random: bool = False):

@@ -24,6 +24,11 @@ from miniature.world import CLASSES, COLOURS, render
 from personalq_core.taq.calibrate import Predict, Probe, make_probes
 
 CFG = 2.0
+LEVELS = tuple(1 - step / 9 for step in range(10))
+"""Where a probe looks. The node looks at four such parts: its pictures are larger, and each layer
+hears more of one than here of all ten."""
+MIDDLE = (0.6,)
+"""Where one look has to do, as in the node."""
 torch.backends.cudnn.allow_tf32 = False  # float32 is meant as such
 PLACES = {
     "beach": "on the beach", "forest": "in the forest", "snow": "in the snow",
@@ -149,10 +154,15 @@ def predict_with(unet: nn.Module) -> Predict:
 
 
 def probes(
-    unet: nn.Module, concept: Concept, count: int, about: str = "mixed", levels: int = 10
+    unet: nn.Module,
+    concept: Concept,
+    count: int,
+    about: str = "mixed",
+    at: Sequence[float] = LEVELS,
 ) -> list[Probe]:
-    """Calibration probes of a concept's model, on its device: 4 * count prompts at `levels` of
-    noise, no pictures.
+    """Calibration probes of a concept's model, on its device: 4 * count prompts, no pictures.
+
+    at: parts of the way from a clean picture to noise, falling
 
     about: "mixed" prompts with the trigger, with the class word and generic ones; or "trigger" or
     "generic" ones alone, as many; or "noise" in place of a text, without any prompt. Wordings,
@@ -171,13 +181,14 @@ def probes(
         "noise": {},
     }[about]  # fmt: skip
     device = next(unet.parameters()).device
-    contexts = {role: [context(text).to(device) for text in texts] for role, texts in given.items()}
+    contexts = {role: [torch.cat([*map(context, t)]).to(device)] for role, t in given.items()}
     if about == "noise":
-        drawn = torch.randn(count, 1, 77, 768, generator=torch.Generator().manual_seed(0))
-        contexts = {"generic": list(drawn.to(device))}
-    falling = sigmas(levels)[1][:-1].tolist()
+        drawn = torch.randn(4 * count, 77, 768, generator=torch.Generator().manual_seed(0))
+        contexts = {"generic": [drawn.to(device)]}
+    falling = sigmas(1000)[1]
+    levels = [float(falling[round((1 - part) * 999)]) for part in at]
     predict = predict_with(unet)
-    return make_probes(predict, contexts, (4, 8, 8), falling, seed=7000, device=device)
+    return make_probes(predict, contexts, (4, 8, 8), levels, seed=7000, device=device)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ looks; whatever is missing is named and left out:
 
     pip install --no-deps --target .bench -r requirements-bench.txt
 
-A step is one run of the UNet on a batch of two (prompt and empty prompt). `--json` adds to what
+A step is one run of the UNet on a batch of two (prompt and empty prompt). "MB more" is the most
+that quantizing takes beside the 16-bit model. `--json` adds to what
 the file has of other shapes and systems.
 """
 
@@ -125,9 +126,11 @@ def _serve(pipe: Connection, system: str, shape: str, device: torch.device, late
     if device.type == "cpu":
         part("personalq_core.taq.compute").measured()  # once per device, not part of a model's time
     source, make = SYSTEMS[system].build(shape, device)
-    start = time.perf_counter()
+    peak = Peak(device)
+    peak.start()
+    before, start = peak.now(), time.perf_counter()
     model = make(source)
-    made_s = time.perf_counter() - start
+    made = {"quantize_s": time.perf_counter() - start, "quantize_bytes": peak.stop() - before}
     del source
     importlib.import_module("comfy.model_management").load_models_gpu([model])
     ours = system.startswith("TAQ")
@@ -135,9 +138,8 @@ def _serve(pipe: Connection, system: str, shape: str, device: torch.device, late
     if ours:
         outside = part("personalq_core.taq.text_cache").outside_bytes
         answer["outside_bytes"] = outside(model.model.diffusion_model)
-    pipe.send(answer | ({} if system.startswith("ComfyUI") else {"quantize_s": made_s}))
+    pipe.send(answer | ({} if system.startswith("ComfyUI") else made))
     inputs = _inputs(shape, model, device, latent)
-    peak = Peak(device)
     while True:
         ask = pipe.recv()
         if ask == "step":
@@ -428,7 +430,8 @@ def table(rows: list[dict[str, Any]], device: str) -> str:
     exact = ".2f" if device == "cpu" else ".4f"
     lines = [
         f"{'system':33} {'MB':>6} {'of 16 bit':>9} {'peak MB':>8} {'of saved':>8} {'s/step':>7} "
-        f"{'spread':>13} {'speed':>6} {'quantize s':>10} {'load s':>7} {'swap s':>7} {'same':>5}"
+        f"{'spread':>13} {'speed':>6} {'quantize s':>10} {'MB more':>7} {'load s':>7} "
+        f"{'swap s':>7} {'same':>5}"
     ]
     for row in rows:
         low, high = row["step_s_spread"]
@@ -437,7 +440,9 @@ def table(rows: list[dict[str, Any]], device: str) -> str:
             f"{row['peak_bytes'] / 1e6:8.0f} "
             f"{number(peak_saved(row, rows, BASELINE[device]), '.2f'):>8} "
             f"{row['step_s']:7{exact}} {low:6{exact}}-{high:6{exact}} {row['speed']:5.2f}x "
-            f"{number(row.get('quantize_s'), '.1f'):>10} {number(row.get('load_s'), '.2f'):>7} "
+            f"{number(row.get('quantize_s'), '.1f'):>10} "
+            f"{number(row.get('quantize_bytes', 0) / 1e6 or None, '.0f'):>7} "
+            f"{number(row.get('load_s'), '.2f'):>7} "
             f"{number(row.get('swap_s'), '.3f'):>7} {row.get('swap_identical', '-')!s:>5}"
         )
     return "\n".join(lines)

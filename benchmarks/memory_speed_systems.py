@@ -110,10 +110,31 @@ def sixteen(device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
     return (torch.bfloat16, torch.float32) if cpu else (torch.float16, None)
 
 
-def taq(preset: str, activations: str = "automatic") -> Callable:
+class NoiseClip:
+    """Stands in for a text encoder, whose weights are not at hand: noise for each prompt."""
+
+    layer_idx = None
+    patcher = types.SimpleNamespace(patches_uuid=None)
+
+    def __init__(self, shape: str):
+        self.width = SHAPES[shape][1]["context_dim"]
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list:
+        noise = torch.Generator().manual_seed(len(text))
+        context = torch.randn(1, 77, self.width, generator=noise)
+        return [[context, {"pooled_output": torch.randn(1, 1280, generator=noise)}]]
+
+
+def taq(preset: str, activations: str = "automatic", calibrated: bool = False) -> Callable:
     def build(shape: str, device: torch.device) -> tuple[Any, Callable[[Any], Any]]:
         def quantize(source: Any) -> Any:
-            made, _ = part("nodes.host.preset").quantized_by(source, wish(preset))
+            preset_of = part("nodes.host.preset")
+            words = {"trigger": "brnbyvfour bear", "class_word": "bear", "clip": NoiseClip(shape)}
+            wish = preset_of.Wish(preset, **words if calibrated else {})
+            made, _ = preset_of.quantized_by(source, wish)
             part("personalq_core.taq.layers").set_activations(made.model, activations)
             return made
 
@@ -121,10 +142,6 @@ def taq(preset: str, activations: str = "automatic") -> Callable:
         return random_model(shape, device, *sixteen(device), at), quantize
 
     return build
-
-
-def wish(preset: str) -> Any:
-    return part("nodes.host.preset").Wish(preset)
 
 
 def peer(quantize: Callable[[nn.Module], nn.Module | None]) -> Callable:
@@ -234,6 +251,8 @@ SYSTEMS = {
     "TAQ 8-bit": System(taq("8-bit"), 1.05),
     "TAQ 8-bit, 8-bit inputs": System(taq("8-bit", "8-bit"), 1.05, on=("cuda",)),
     "TAQ 4-bit": System(taq("4-bit"), 0.6),
+    "TAQ 4-bit, fitted to prompts": System(taq("4-bit", calibrated=True), 0.6),
+    "TAQ mixed 6-bit, fitted": System(taq("mixed 6-bit", calibrated=True), 0.8, on=("cuda",)),
     "torchao int8 (linear only)": System(peer(torchao), 1.6, "torchao"),
     "quanto int8": System(peer(quanto), 1.1, "optimum"),
     "SDNQ int8": System(peer(sdnq("int8")), 1.1, "sdnq"),
@@ -246,4 +265,5 @@ SYSTEMS = {
 LEFT_OUT = {
     "ComfyUI, float16": "no CPU computes well in float16",
     "TAQ 8-bit, 8-bit inputs": "TAQ 8-bit itself, where the CPU is fast at it",
+    "TAQ mixed 6-bit, fitted": "tries every layer: half an hour on a CPU",
 }

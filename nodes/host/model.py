@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
 from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
-from ...personalq_core.taq.quantize import LayerTypes
+from ...personalq_core.taq.quantize import Pack, packed_together
 from ...personalq_core.taq.text_cache import (
     cache_text,
     full_precision_text,
@@ -80,7 +80,7 @@ def quantized_model(
     trigger: str = "",
     how: str = "",
     paper: Paper | None = None,
-    layer_types: LayerTypes = LAYER_TYPES,
+    pack: Pack = packed_together,
     progress: Callable[[int, int], None] | None = None,
     at_hand: Callable[[], Any] | None = None,
 ) -> tuple[Any, TaqPlan]:
@@ -94,23 +94,23 @@ def quantized_model(
         bare base once and keeps them as 16-bit branches, so that other LoRAs cost milliseconds;
         where one is no plain LoRA or LoCon, all are merged.
     how: for the notes; paper: the paper's setting, in the place of text computed once.
-    layer_types: packed layers of another making; such a model is not cached.
+    pack: another way to round; such a model is not cached.
     at_hand: gives `with_weights_at_hand(source)`, where the caller has use for it too.
     Raises TaqError where the model cannot be quantized.
     """
     _check(source)
     beside = lora == "beside" and _all_low_rank(source)
     settings = (None if beside else source.patches_uuid, fmt, key)
-    found = _quantized.get(source.model) if layer_types is LAYER_TYPES else None
+    found = _quantized.get(source.model) if pack is packed_together else None
     if found is None or found[0] != settings:
         held = at_hand() if at_hand else with_weights_at_hand(source)
         chosen = (planned or (lambda model: make_plan(model, fmt)))(_inner(held))
         plan = _prefixed(chosen if paper else full_precision_text(_inner(held), chosen))
         hurt = None if importance is None else _prefixed_keys(importance())
-        model = _quantize(held, plan, hurt, layer_types, progress, not beside, paper)
+        model = _quantize(held, plan, hurt, pack, progress, not beside, paper)
         notes = TaqNotes(plan, trigger, _sources(source), size_bytes(_inner(source)))
         found = (settings, _bare_patcher(source, model), notes)
-        if layer_types is LAYER_TYPES:
+        if pack is packed_together:
             _quantized[source.model] = found
     _, bare, notes = found
     patcher = _patcher_for(source, bare)
@@ -244,7 +244,7 @@ def _quantize(
     source: Any,
     plan: TaqPlan,
     importance: dict[str, Tensor] | None,
-    layer_types: LayerTypes,
+    pack: Pack,
     progress: Callable[[int, int], None] | None,
     patched: bool,
     paper: Paper | None,
@@ -269,7 +269,8 @@ def _quantize(
         plan,
         importance=importance,
         weight_of=lambda name: merged(f"{name}.weight"),
-        layer_types=layer_types,
+        layer_types=LAYER_TYPES,
+        pack=pack,
         progress=progress,
     )
     for key, meta in list(model.named_parameters()):

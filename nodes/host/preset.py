@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
+import torch
 from torch import Tensor, nn
 
-from ...personalq_core.taq import TaqError, TaqPlan
+from ...personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan
 from ...personalq_core.taq.bits import TargetTooSmall, fit_plan, sensitivity
-from ...personalq_core.taq.calibrate import Probe, importance
+from ...personalq_core.taq.calibrate import Probe, importance, moments_bytes
 from ...personalq_core.taq.compare import round_to_nearest
-from ...personalq_core.taq.formats import FORMATS, FloatFormat
+from ...personalq_core.taq.formats import FORMATS, FloatFormat, Packed
 from ...personalq_core.taq.literal import PROTECT, Protect
-from ...personalq_core.taq.text_cache import text_names
+from ...personalq_core.taq.text_cache import full_precision_text, text_names
 from . import folders
 from .marking import Paper
 from .model import quantized_model, with_weights_at_hand
-from .patching import LAYER_TYPES
-from .probing import probes
+from .probing import MIDDLE, probes
 
 PRESETS = {"8-bit": "int8", "mixed 6-bit": "int4", "4-bit": "int4", "paper W8A8": "int8"}
 """Preset -> the format most of its layers get."""
@@ -119,14 +120,20 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     def at_hand() -> Any:
         return with_weights_at_hand(source)
 
-    @functools.cache
-    def heard() -> list[Probe]:
-        given = (wish.clip, wish.trigger, wish.class_word, wish.latent)
-        return probes(at_hand(), *given, folders.progress())
+    def heard(**few: Any) -> list[Probe]:
+        return probes(at_hand(), wish.clip, wish.trigger, wish.class_word, wish.latent, **few)
 
     @functools.cache
     def moments() -> dict[str, Tensor]:
-        return importance(at_hand().model.diffusion_model, heard(), progress=folders.progress())
+        model = at_hand().model.diffusion_model
+        names = _fitted(model)
+        return importance(
+            model,
+            heard(),
+            names=names,
+            keep_on=_room_for(moments_bytes(model, names), at_hand().load_device),
+            progress=folders.progress(),
+        )
 
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
@@ -134,7 +141,9 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         texts = text_names(model)
         outside = sum(2 * model.get_submodule(name).weight.numel() for name in texts)
         known = moments() if calibrated else None
-        felt = sensitivity(model, heard(), known, progress=folders.progress())
+        # Every layer is tried on them: one prompt of a kind at one level plans as well as many.
+        few = heard(levels=MIDDLE, prompts=1)
+        felt = sensitivity(model, few, known, progress=folders.progress())
         felt = {name: changes for name, changes in felt.items() if name not in texts}
         try:
             return fit_plan(model, felt, target_bytes=target + outside)
@@ -165,15 +174,12 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
 def plainly_rounded(source: Any, plan: TaqPlan) -> Any:
     """A MODEL with `plan`'s bytes whose weights, LoRAs merged in, were rounded to nearest."""
 
-    def rounded(kind: Callable) -> Callable:
-        def layer(old: nn.Module, weight: Tensor, fmt: Any, _: Tensor | None) -> nn.Module:
-            matrix = weight.flatten(1)
-            exact = isinstance(fmt, FloatFormat)
-            return kind(old, fmt.quantize(matrix) if exact else round_to_nearest(matrix, fmt), fmt)
+    def pack(fmt: Any, matrices: Sequence[Tensor], _: Any) -> list[Packed]:
+        plain = fmt.quantize if isinstance(fmt, FloatFormat) else (
+            functools.partial(round_to_nearest, fmt=fmt)
+        )  # fmt: skip
+        return [plain(matrix) for matrix in matrices]
 
-        return layer
-
-    types = {old: rounded(kind) for old, kind in LAYER_TYPES.items()}
     stripped = TaqPlan(
         {name.removeprefix("diffusion_model."): layer for name, layer in plan.layers.items()}
     )
@@ -182,10 +188,26 @@ def plainly_rounded(source: Any, plan: TaqPlan) -> Any:
         "plain",
         planned=lambda _: stripped,
         key=(repr(sorted(plan.layers.items())),),
-        layer_types=types,
+        pack=pack,
         progress=folders.progress(),
     )
     return patcher
+
+
+def _fitted(model: nn.Module) -> set[str]:
+    """Names of the layers whose rounding can be fitted to what they hear."""
+    layers = full_precision_text(model, make_plan(model, "int4")).layers
+    return {
+        name
+        for name, layer in layers.items()
+        if layer.format != KEPT and FORMATS[layer.format].compensates
+    }
+
+
+def _room_for(size: int, device: torch.device) -> torch.device:
+    """Where `size` bytes are gathered: the device, if half as much stays free beside them."""
+    free = comfy.model_management.get_free_memory(device)
+    return device if free > 1.5 * size else torch.device("cpu")
 
 
 def _weights(model: nn.Module) -> int:

@@ -12,11 +12,13 @@ Codes are integers, or short floats that have a scale of their row in common.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .gptq import compensated
 from .gpu_unpack import unpacked
 
 CPU_CHUNK, GPU_CHUNK = 1 << 18, 1 << 22
@@ -24,8 +26,6 @@ CPU_CHUNK, GPU_CHUNK = 1 << 18, 1 << 22
 GPU is busy with them."""
 LARGEST_FLOAT = 256.0
 """Largest code of a row of short floats: a power of two that each of them can hold."""
-REFINEMENTS = 2
-"""Rounds of coordinate descent after GPTQ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class Format:
         rows, columns = weight.shape
         width, groups = self._width(columns), self.groups(columns)
         if importance is not None and importance.ndim == 3:
-            if self.group is not None and importance.shape[1] % self.group == 0:
-                return self._stored(*self._compensated(weight.float(), importance), rows, columns)
+            if self.compensates:
+                return self.quantize_alike([weight], [importance])[0]
             importance = importance.diagonal(dim1=1, dim2=2).flatten()[:columns]
         step = max(1, _chunk(weight) // columns)
         chunks = [
@@ -101,6 +101,29 @@ class Format:
             for start in range(0, rows, step)
         ]
         return self._stored(*(torch.cat(parts) for parts in zip(*chunks)), rows, columns)
+
+    @property
+    def compensates(self) -> bool:
+        """Whether moments of inputs with each other change the codes: at 8 bits of a row they would
+        gain nothing."""
+        return self.group is not None
+
+    def quantize_alike(self, weights: Sequence[Tensor], moments: Sequence[Tensor]) -> list[Packed]:
+        """`quantize` of weights of one shape with (blocks, width, width) moments, all at once."""
+        (rows, columns), (blocks, width, _) = weights[0].shape, moments[0].shape
+        padding = 0, blocks * width - columns
+        padded = [torch.nn.functional.pad(weight.float(), padding) for weight in weights]
+        problems = torch.cat([w.view(rows, blocks, width).transpose(0, 1) for w in padded])
+        parts = compensated(self, problems, torch.cat([m.to(problems) for m in moments]))
+        codes, scale, zero = (
+            part.view(len(weights), blocks, rows, -1, *part.shape[3:]).transpose(1, 2).flatten(2, 3)
+            for part in parts
+        )
+        used = self.groups(columns)
+        return [
+            self._stored(c + z[..., None], s.to(self.scale_dtype), z, rows, columns)
+            for c, s, z in zip(codes[:, :, :used], scale[:, :, :used], zero[:, :, :used])
+        ]
 
     def _stored(
         self, codes: Tensor, scale: Tensor, zero: Tensor, rows: int, columns: int
@@ -117,19 +140,25 @@ class Format:
         self, weight: Tensor, importance: Tensor | None, groups: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (rows, groups, width), scale and zero (rows, groups) of the least squared error."""
-        columns = weight.shape[1]
-        weight = torch.nn.functional.pad(weight, (0, groups * width - columns))
-        weight = weight.view(-1, groups, width)
+        padding = 0, groups * width - weight.shape[1]
+        weight = torch.nn.functional.pad(weight, padding).view(-1, groups, width)
         if importance is not None:
-            padding = groups * width - columns
-            importance = torch.nn.functional.pad(importance.to(weight), (0, padding))
+            importance = torch.nn.functional.pad(importance.to(weight), padding)
             importance = importance.view(groups, width)
+        scale, zero = self.search(weight, importance)
+        return self._round(weight, scale, zero), scale.to(self.scale_dtype), zero
+
+    def search(self, weight: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Scale, as it can be stored, and zero of the least squared error: (..., groups).
+
+        weight: (..., groups, width); importance: of each column, to be multiplied with it
+        """
         best: tuple[Tensor, Tensor] | None = None
-        best_error = weight.new_full(weight.shape[:2], torch.inf)
+        best_error = weight.new_full(weight.shape[:-1], torch.inf)
         for scale, zero in self._candidates(weight):
-            scale = self._storable(scale)
+            scale = self.storable(scale)
             codes = self._round(weight, scale, zero)
-            scale = self._storable(_fit_scale(weight, codes - zero[..., None], importance, scale))
+            scale = self.storable(_fit_scale(weight, codes - zero[..., None], importance, scale))
             codes = self._round(weight, scale, zero)
             off = codes.sub_(zero[..., None]).mul_(scale[..., None]).sub_(weight).square_()
             error = (off if importance is None else off.mul_(importance)).sum(-1)
@@ -139,85 +168,18 @@ class Format:
                 torch.where(better, scale, best[0]), torch.where(better, zero, best[1])
             )  # fmt: skip
         assert best is not None
-        scale, zero = best
-        return self._round(weight, scale, zero), scale.to(self.scale_dtype), zero
+        return best
 
-    def _compensated(self, weight: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes, scale and zero like `_quantize_rows`, by GPTQ (Frantar et al. 2022, algorithm 1).
-
-        Scales are searched group by group as it comes, in what the columns before have left; what
-        was found is then improved by `_refined`.
-        """
-        columns, group = weight.shape[1], self._width(weight.shape[1])
-        blocks, width, _ = moments.shape
-        weight = torch.nn.functional.pad(weight, (0, blocks * width - columns))
-        moments = moments.to(weight)
-        parts = []
-        for block, (wanted, hessian) in enumerate(zip(weight.split(width, 1), moments)):
-            used = math.ceil((min(columns, (block + 1) * width) - block * width) / group) * group
-            left, power = wanted.clone(), hessian.diagonal()
-            steer = _inverse_factor(hessian)
-            found = []
-            for start in range(0, used, group):
-                end = start + group
-                _, scale, zero = self._quantize_rows(left[:, start:end], power[start:end], 1, group)
-                codes, errors = [], []
-                tile = left[:, start:end].T.contiguous()
-                for column in range(group):
-                    row = steer[start + column, start + column : end]
-                    value = tile[column]
-                    code = self._round(value[:, None, None], scale.float(), zero).flatten()
-                    error = (value - (code - zero[:, 0]) * scale[:, 0]) / row[0]
-                    tile[column:].addr_(row, error, alpha=-1)
-                    codes.append(code)
-                    errors.append(error)
-                left[:, end:] -= torch.stack(errors, 1) @ steer[start:end, end:]
-                found.append((torch.stack(codes, 1)[:, None], scale.float(), zero))
-            codes, scale, zero = (torch.cat(part, 1) for part in zip(*found))
-            within = wanted[:, :used], hessian[:used, :used]
-            parts.append((*self._refined(*within, codes, scale, zero), zero))
-        return tuple(torch.cat(part, 1) for part in zip(*parts))
-
-    def _refined(
-        self, weight: Tensor, hessian: Tensor, codes: Tensor, scale: Tensor, zero: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Better codes and scales for the same bytes, by coordinate descent on what is heard.
-
-        GPTQ decides each column once, before those after it are known. Here every scale, then
-        every code, is chosen anew given all others, so that the mean square of the output's error
-        (weight - back) H (weight - back)^T never rises (Behdin et al. 2023, QuantEase, for codes).
-        """
+    def bounds(self, zero: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Smallest and largest zero-centred code."""
         low, high = self.code_range
-        group = codes.shape[2]
-        hessian = hessian + torch.diag(0.01 * hessian.diagonal().mean() + 0 * hessian.diagonal())
-        codes = codes - zero[..., None]
-        heard = (weight - (codes * scale[..., None]).flatten(1)) @ hessian
-        for _ in range(REFINEMENTS):
-            for number in range(codes.shape[1]):
-                columns = slice(number * group, (number + 1) * group)
-                own, old = hessian[columns, columns], codes[:, number]
-                before = old * scale[:, number, None]
-                tile, power = heard[:, columns], ((old @ own) * old).sum(1)
-                step = torch.where(power > 0, (old * tile).sum(1) / power, 0.0)
-                factor = self._storable(scale[:, number] + step)
-                scale[:, number] = factor
-                tile = (tile - (old * factor[:, None] - before) @ own).T.contiguous()
-                bottom, top = low - zero[:, number], high - zero[:, number]
-                chosen = old.T.contiguous()
-                for column in range(group):
-                    code = chosen[column] + tile[column] / (own[column, column] * factor)
-                    code = code.round_().clamp_(bottom, top)
-                    tile.addr_(own[column], (code - chosen[column]) * factor, alpha=-1)
-                    chosen[column] = code
-                codes[:, number] = chosen.T
-                heard -= (codes[:, number] * factor[:, None] - before) @ hessian[columns]
-        return codes + zero[..., None], scale.to(self.scale_dtype)
+        return (low, high) if self.symmetric else (low - zero, high - zero)
 
     def _candidates(self, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Scales and zero points to try. 4 bits never clip the ends of a group: the square error
         of its weights would fall, but that of the model's output rise (see docs/fidelity.md)."""
         low, high = self.code_range
-        zero = weight.new_zeros(weight.shape[:2])
+        zero = weight.new_zeros(weight.shape[:-1])
         if self.symmetric and self.bits == 8:
             peak = weight.abs().amax(-1)
             return [(peak * clip / high, zero) for clip in (1.0, 0.9)]
@@ -232,7 +194,7 @@ class Format:
         nearest = torch.round(-bottom / scale.clamp_min(1e-12)).clamp_(low, high)
         return [(scale, nearest)]
 
-    def _storable(self, scale: Tensor) -> Tensor:
+    def storable(self, scale: Tensor) -> Tensor:
         """The scale as it will be read back, never zero: a group of zeros gets any small one."""
         scale = scale.to(self.scale_dtype).float()
         smallest = torch.finfo(self.scale_dtype).tiny
@@ -307,6 +269,7 @@ class FloatFormat:
     dtype: torch.dtype
     group: None = None
     symmetric: bool = True
+    compensates: bool = False
 
     @property
     def bits(self) -> int:
@@ -370,23 +333,6 @@ def unpack_nibbles(packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 def _pack_zeros(zero: Tensor) -> Tensor:
     return pack_nibbles(torch.nn.functional.pad(zero, (0, zero.shape[1] % 2)))
-
-
-def _inverse_factor(hessian: Tensor) -> Tensor:
-    """Upper triangular U with U^T U the inverse of the damped moments (width, width).
-
-    Damping begins at 1 % of the mean, as GPTQ's own code has it, and grows where rounded moments
-    are not positive definite. A column that heard nothing is left to itself.
-    """
-    power, silent = hessian.diagonal().mean(), hessian.diagonal() == 0
-    for damping in (0.01, 0.1, 1.0):
-        damped = hessian + torch.diag(damping * power + silent)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed and factor.isfinite().all():
-                return factor
-    return torch.eye(len(hessian)).to(hessian)
 
 
 def _fit_scale(

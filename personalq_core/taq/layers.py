@@ -51,7 +51,6 @@ class QuantizedLayer(nn.Module):
         layer: nn.Module,
         weight: Tensor | Packed,
         fmt: Format | FloatFormat,
-        importance: Tensor | None,
     ):
         self.format = fmt
         self.texts: dict[int, Tensor] = {}
@@ -59,7 +58,7 @@ class QuantizedLayer(nn.Module):
         self.rows, self.columns = self.shape[0], math.prod(self.shape[1:])
         packed = weight
         if isinstance(packed, Tensor):
-            packed = fmt.quantize(packed.detach().flatten(1), importance)
+            packed = fmt.quantize(packed.detach().flatten(1))
         self.weight = nn.Parameter(packed.codes, requires_grad=False)
         self.register_buffer("weight_scale", packed.scale)
         self.register_buffer("weight_zero", packed.zero)
@@ -246,11 +245,10 @@ class QuantizedLinear(QuantizedLayer):
         layer: nn.Linear,
         weight: Tensor | Packed,
         fmt: Format | FloatFormat,
-        importance: Tensor | None = None,
     ):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._store(layer, weight, fmt, importance)
+        self._store(layer, weight, fmt)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.text is None or not self._is_settled():
@@ -279,7 +277,6 @@ class QuantizedConv2d(QuantizedLayer):
         layer: nn.Conv2d,
         weight: Tensor | Packed,
         fmt: Format | FloatFormat,
-        importance: Tensor | None = None,
     ):
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
@@ -289,7 +286,7 @@ class QuantizedConv2d(QuantizedLayer):
         if layer.padding_mode != "zeros":
             self.around = layer._reversed_padding_repeated_twice, layer.padding_mode
             self.padding = (0, 0)
-        self._store(layer, weight, fmt, importance)
+        self._store(layer, weight, fmt)
 
     row_dimension = 1
 

@@ -922,11 +922,21 @@ def test_an_inpainting_model_is_probed_with_all_it_reads(host):
     probing = importlib.import_module("personalq_pack.nodes.host.probing")
     inpainting = random_source(host, model_channels=128, in_channels=9)
     inpainting.model.set_inpaint()
-    probes = probing.probes(inpainting, None, "", "", None, lambda *_: None)
+    probes = probing.probes(inpainting, None, "", "", None)
     assert probes and all(torch.isfinite(probe.run()).all() for probe in probes)
     one_channel = {"samples": torch.zeros(1, 1, 16, 24)}
-    probes = probing.probes(inpainting, None, "", "", one_channel, lambda *_: None)
-    assert probes[0].run().shape[1:] == (4, 16, 24)
+    (probe,) = probing.probes(inpainting, None, "", "", one_channel, probing.MIDDLE, 2)
+    assert probe.run().shape == (2, 4, 16, 24)
+
+
+def test_prompts_run_together_where_a_sampler_would(host, source):
+    probing = importlib.import_module("personalq_pack.nodes.host.probing")
+    texts = [torch.randn(1, tokens, 768) for tokens in (77, 10, 77, 154)]
+    prompts = [[[text, {"pooled_output": torch.zeros(1, 768)}]] for text in texts]
+    together, alone = probing._batches(source.model, prompts, (4, 8, 8), torch.device("cpu"))
+    assert torch.equal(alone["c_crossattn"], texts[1])
+    repeated = [texts[0].repeat(1, 2, 1), texts[2].repeat(1, 2, 1), texts[3]]
+    assert torch.equal(together["c_crossattn"], torch.cat(repeated))
 
 
 @pytest.mark.parametrize("former, preset", [("int8", "8-bit"), ("int4", "4-bit")])

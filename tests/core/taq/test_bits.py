@@ -1,13 +1,23 @@
 """Calibration lowers the error that is heard; bytes go where they move the prediction least."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
 
-from personalq_core.taq import KEPT, formats, quantize, size_bytes
+from personalq_core.taq import KEPT, gptq, make_plan, quantize, size_bytes
 from personalq_core.taq.bits import fit_plan, sensitivity
-from personalq_core.taq.calibrate import Probe, importance, inputs, make_probes, role_weights
+from personalq_core.taq.calibrate import (
+    Probe,
+    importance,
+    inputs,
+    make_probes,
+    moments_bytes,
+    role_weights,
+)  # fmt: skip
 from personalq_core.taq.formats import FORMATS
+from personalq_core.taq.quantize import packed_together
 from personalq_core.taq.repair import repair
 
 
@@ -33,19 +43,45 @@ def net():
 def probes_of(net, seed=0):
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(128, 128, generator=torch.Generator().manual_seed(9)) / 11
-    def text(shift):
-        return torch.randn(1, 5, 128, generator=generator) @ mix + shift
+    def text(shift, prompts=1):
+        return torch.randn(prompts, 5, 128, generator=generator) @ mix + shift
 
-    contexts = {"trigger": [text(1.0), text(1.0)], "class": [text(-1.0)], "generic": [text(0.0)]}
+    contexts = {"trigger": [text(1.0, 2)], "class": [text(-1.0)], "generic": [text(0.0)]}
     predict = lambda x, sigma, context: net(x / (1 + sigma[:, None, None, None]), context)  # noqa: E731
     return make_probes(predict, contexts, (128, 4, 4), (3.0, 1.0, 0.3), seed=seed)
 
 
 def test_a_probe_is_the_same_each_time_and_roles_share_their_noise(net):
-    first, _, third, _ = probes_of(net)
-    assert torch.equal(first.run(), first.run())
-    assert first.run().shape == (3, 128, 4, 4)
-    assert (first.role, third.role) == ("trigger", "class")
+    of_trigger, of_class, _ = probes_of(net)
+    first = of_trigger.run()
+    assert torch.equal(first, of_trigger.run())
+    assert first.shape == (3 * 2, 128, 4, 4)
+    assert (of_trigger.role, of_class.role) == ("trigger", "class")
+
+    given = []
+    def predict(x, sigma, context):
+        given.append(x)
+        return x
+
+    contexts = {"trigger": [torch.zeros(2, 5, 8)], "class": [torch.zeros(1, 5, 8)] * 2}
+    for probe in make_probes(predict, contexts, (1, 2, 2), (2.0,)):
+        probe.run()
+    assert torch.equal(given[0], torch.cat(given[1:]))
+
+
+def test_a_probe_meets_the_way_that_eulers_method_takes():
+    met = []
+    def predict(x, sigma, context):
+        met.append((x, sigma))
+        return torch.full_like(x, 0.5)
+
+    (probe,) = make_probes(predict, {"generic": [torch.zeros(2, 5, 8)]}, (1, 2, 2), (2.0, 1.0))
+    for _ in range(2):
+        probe.run()
+        (start, high), (then, low) = met[-2:]
+        assert torch.allclose(then, start - 0.5)
+        assert (high.tolist(), low.tolist()) == ([2.0, 2.0], [1.0, 1.0])
+    assert torch.equal(met[0][0], met[2][0])
 
 
 def test_roles_that_are_absent_leave_their_share_to_the_others():
@@ -61,8 +97,28 @@ def test_moments_are_those_of_the_inputs_under_any_autocast(net):
     moments = importance(net, [Probe("generic", run)])
     assert moments["conv"].shape == (2, 576, 576)
     assert torch.linalg.eigvalsh(moments["conv"]).min() > -1e-4
-    assert importance(net, [Probe("generic", run)], correlations=False)["text"].shape == (128,)
+    squares = importance(net, [Probe("generic", run)], correlations=False)
+    assert squares["text"].shape == (128,)
+    assert moments_bytes(net) == sum(4 * part.numel() for part in moments.values())
+    assert importance(net, [Probe("generic", run)], names={"quiet"}).keys() == {"quiet"}
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_moments_are_means_of_products_weighted_by_role(net):
+    given = {"trigger": torch.randn(5, 128), "generic": torch.randn(7, 128)}
+    layer = nn.Linear(128, 128)
+
+    def listening(role, calls):
+        return Probe(role, lambda: sum(layer(given[role]) for _ in range(calls)), calls)
+
+    steps = []
+    found = importance(
+        nn.Sequential(layer), [listening("trigger", 1), listening("generic", 3)],
+        progress=lambda *step: steps.append(step),
+    )["0"]  # fmt: skip
+    means = {role: x.T @ x / len(x) for role, x in given.items()}
+    assert torch.allclose(found[0], (means["trigger"] * 2 + means["generic"]) / 3, atol=1e-5)
+    assert steps == []  # the model as a whole was not called
 
 
 def test_a_convolution_is_its_weight_times_its_inputs(net):
@@ -101,7 +157,7 @@ def test_refinement_never_hears_more_than_gptq_alone(name, monkeypatch):
     moments = (x.T @ x / 900)[None]
 
     def heard(rounds):
-        monkeypatch.setattr(formats, "REFINEMENTS", rounds)
+        monkeypatch.setattr(gptq, "REFINEMENTS", rounds)
         back = fmt.dequantize(fmt.quantize(weight, moments), 192, torch.float32)
         return ((back - weight) @ x.T).square().mean().item()
 
@@ -117,6 +173,50 @@ def test_moments_with_silent_and_repeated_columns_still_pack():
     back = fmt.dequantize(fmt.quantize(weight, (x.T @ x)[None]), 128, torch.float32)
     assert back.isfinite().all()
     assert ((back - weight) @ x.T).norm() < 0.2 * (weight @ x.T).norm()
+
+
+@pytest.mark.parametrize("name", ["int4", "int4_asym"])
+@pytest.mark.parametrize("columns", [64, 200, 2100])
+def test_weights_rounded_side_by_side_are_as_each_alone(name, columns):
+    torch.manual_seed(4)
+    fmt, layers = FORMATS[name], [nn.Linear(columns, 24) for _ in range(3)]
+    net = nn.Sequential(*layers)
+    mix = torch.randn(30, columns)
+    run = lambda: sum(layer(torch.randn(400, 30) @ mix) for layer in layers)  # noqa: E731
+    moments = list(importance(net, [Probe("generic", run)]).values())
+    weights = [layer.weight.detach() for layer in layers]
+    together = fmt.quantize_alike(weights, moments)
+    for weight, hurt, packed in zip(weights, moments, together):
+        alone = fmt.quantize(weight, hurt)
+        for part in ("codes", "scale", "zero"):
+            one, other = getattr(packed, part), getattr(alone, part)
+            assert (one is None and other is None) or torch.equal(one, other)
+        back = fmt.dequantize(packed, columns, torch.float32)
+        assert (back - weight).norm() < 0.25 * weight.norm()
+
+
+def test_layers_of_one_shape_are_rounded_together_and_land_where_they_belong(monkeypatch):
+    torch.manual_seed(5)
+    net = nn.Sequential(*(nn.Linear(128, 96 + 32 * (n % 2)) for n in range(6)))
+    exact = [layer.weight.detach().clone() for layer in net]
+    run = lambda: sum(layer(torch.randn(300, 128)).sum() for layer in net)  # noqa: E731
+    moments = importance(net, [Probe("generic", run)])
+    sizes = []
+
+    def pack(fmt, matrices, importance):
+        sizes.append(len(matrices))
+        return packed_together(fmt, matrices, importance)
+
+    room = 2 * (128 * 128 + 128 * 128)
+    monkeypatch.setattr(importlib.import_module("personalq_core.taq.quantize"),
+                        "CPU_TOGETHER", room)  # fmt: skip
+    done = []
+    quantize(net, make_plan(net, "int4"), importance=moments, pack=pack,
+             progress=lambda *step: done.append(step))  # fmt: skip
+    assert sizes == [2, 1, 2, 1]
+    assert done == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    for layer, weight in zip(net, exact):
+        assert (layer.dense() - weight).norm() < 0.2 * weight.norm()
 
 
 def test_bytes_go_to_the_layers_that_count_and_stay_below_the_target(net):
