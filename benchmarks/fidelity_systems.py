@@ -73,7 +73,8 @@ class Subject:
     def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
         few = probes(self.unet, self.concept, 1, at=MIDDLE)
         moments = self.moments() if calibrated else None
-        return sensitivity(self.unet, few, moments, choices=("int4", "int8"))
+        texts = text_names(self.unet)
+        return sensitivity(self.unet, few, moments, leave_out=texts)
 
 
 @dataclass
@@ -463,11 +464,11 @@ def mixed(bits: float, calibrated: bool = True, at_random: bool = False):
             rng = np.random.default_rng(0)
             found = {
                 name: {"int4": rng.random() * layer.weight.numel(), "int8": 1e-9}
-                for name, layer in weights.items() if name in subject.moments()
+                for name, layer in weights.items()
+                if name in subject.moments() and name not in texts
             }  # fmt: skip
         else:
             found = subject.sensitivity(calibrated)
-        found = {name: changes for name, changes in found.items() if name not in texts}
         target = int(total * bits / 8) - cached + 2 * free
         plan = fit_plan(subject.unet, found, target_bytes=target)
         return packed(subject, plan, subject.moments() if calibrated else None)

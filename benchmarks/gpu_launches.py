@@ -4,9 +4,11 @@
 
 On a fast GPU a step of SD1.5 takes as long as its launches and the Python between them. Printed are
 the launches that unpack a step's weights, one by one and together (`gpu_workspace`), in the real
-models' shapes; and the microseconds of Python a layer takes around its product, beside ComfyUI's
-own layer, on layers so small that nothing else counts. Launches themselves are left out there: the
-stand-in for one returns at once. Interleaved, medians of 300 rounds, and the quickest.
+models' shapes; the columns that fitting to prompts rounds in turn (a dozen launches each), layer by
+layer and layers of one shape together; and the microseconds of Python a layer takes around its
+product, beside ComfyUI's own layer, on layers so small that nothing else counts. Launches
+themselves are left out there: the stand-in for one returns at once. Interleaved, medians of 300
+rounds, and the quickest.
 """
 
 from __future__ import annotations
@@ -49,6 +51,24 @@ def launches(shape: str, fmt: str) -> tuple[int, int]:
         lane.join(layer, torch.float16)
     alone = len(packed) - len(lane.neighbours_of)
     return len(packed), alone + len(set(lane.neighbours_of.values()))
+
+
+def columns_in_turn(shape: str) -> tuple[int, int]:
+    """Columns that fitting 4 bits rounds in turn: layer by layer, and as `quantize` does."""
+    taq = {name: part(f"personalq_core.taq.{name}") for name in ("calibrate", "quantize", "plan")}
+    unet = empty_model(shape, torch.float16, None).diffusion_model
+    fitted = part("nodes.host.preset").fitted_layers(unet)
+    plan = taq["plan"].make_plan(unet, "int4").layers
+    moments = {}
+    for name in fitted:
+        blocks, width = taq["calibrate"].blocks_of(unet.get_submodule(name).weight[0].numel())
+        moments[name] = torch.empty(blocks, width, width, device="meta")
+    batches = taq["quantize"].batches(
+        unet, {name: plan[name] for name in fitted}, moments,
+        lambda name: unet.get_submodule(name).weight,
+    )  # fmt: skip
+    alone = sum(blocks * width for blocks, width, _ in (m.shape for m in moments.values()))
+    return alone, sum(moments[names[0]].shape[1] for names, _ in batches)
 
 
 def on_meta(fmt: Any, weight: Tensor, packed: type) -> Any:
@@ -140,6 +160,10 @@ def main() -> None:
             for preset, fmt in PRESETS.items():
                 alone, together = launches(shape, fmt)
                 print(f"{shape} {preset:33} {alone:10} {together:9}")
+        print("\ncolumns rounded in turn to fit 4 bits   layer by layer  together")
+        for shape in SHAPES:
+            alone, together = columns_in_turn(shape)
+            print(f"{shape:39} {alone:14,} {together:9,}")
         print("\nmicroseconds of a layer's call             median  quickest")
         for name, taken in microseconds().items():
             print(f"{name:42} {statistics.median(taken):6.2f} {min(taken):9.2f}")

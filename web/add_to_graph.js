@@ -33,8 +33,8 @@ export function addToGraph(card, place = middle()) {
   const { graph } = app.canvas;
   graph.beforeChange?.();
   const selector = graph.nodes.find((node) => node.type === CHECK_IN && contains(node, place));
-  if (card.kind === "checkpoint") addLoader(graph, card, place);
-  else if (selector) choose(selector, card);
+  if (selector) choose(selector, card);
+  else if (card.kind === "checkpoint") addLoader(graph, card, place);
   else addSelector(graph, card, place);
   graph.afterChange?.();
   graph.setDirtyCanvas(true, true);
@@ -68,6 +68,7 @@ function addSelector(graph, card, [x, y]) {
   connect(sources[0], "MODEL", selector, "model");
   connect(sources[0], "MODEL", load, "model");
   connect(sources[0], "CLIP", load, "clip");
+  connect(sources[0], "VAE", load, "vae");
 }
 
 function addLoader(graph, card, place) {

@@ -126,7 +126,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     @functools.cache
     def moments() -> dict[str, Tensor]:
         model = at_hand().model.diffusion_model
-        names = _fitted(model)
+        names = fitted_layers(model)
         return importance(
             model,
             heard(),
@@ -143,8 +143,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         known = moments() if calibrated else None
         # Every layer is tried on them: one prompt of a kind at one level plans as well as many.
         few = heard(levels=MIDDLE, prompts=1)
-        felt = sensitivity(model, few, known, progress=folders.progress())
-        felt = {name: changes for name, changes in felt.items() if name not in texts}
+        felt = sensitivity(model, few, known, leave_out=texts, progress=folders.progress())
         try:
             return fit_plan(model, felt, target_bytes=target + outside)
         except TargetTooSmall as error:
@@ -194,7 +193,7 @@ def plainly_rounded(source: Any, plan: TaqPlan) -> Any:
     return patcher
 
 
-def _fitted(model: nn.Module) -> set[str]:
+def fitted_layers(model: nn.Module) -> set[str]:
     """Names of the layers whose rounding can be fitted to what they hear."""
     layers = full_precision_text(model, make_plan(model, "int4")).layers
     return {

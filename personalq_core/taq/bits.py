@@ -8,7 +8,7 @@ number of bytes where they move it least.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .calibrate import ROLES, Probe, Progress, role_weights
 from .formats import FORMATS
 from .plan import KEPT, LayerPlan, TaqPlan, make_plan, quantizable
+from .quantize import batches, packed_together
 from .repair import repair
 from .repair import size_bytes as repair_bytes
 
@@ -32,42 +33,54 @@ def sensitivity(
     probes: Sequence[Probe],
     moments: Mapping[str, Tensor] | None = None,
     *,
+    leave_out: Container[str] = (),
     choices: Sequence[str] = CHOICES,
     shares: Mapping[str, float] = ROLES,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """How much each choice for each layer changes what the model predicts.
 
+    leave_out: names of layers that are not asked about
     moments: of `calibrate.importance`. The first choice is measured, one run of all probes a
     layer; the others follow from how much smaller their error of the layer's output is.
     The weights are as they were when it ends, also where it ends early.
     """
     moments = moments or {}
-    plan = make_plan(model, choices[0].partition("+")[0])
-    layers = [(n, layer) for n, layer in quantizable(model) if plan.layers[n].format != KEPT]
+    plan = make_plan(model, choices[0].partition("+")[0]).layers
+    tried = {n: p for n, p in plan.items() if p.format != KEPT and n not in leave_out}
     counts = role_weights([probe.role for probe in probes], shares)
+
+    def weight_of(name: str) -> Tensor:
+        return model.get_submodule(name).weight.float()
+
     with torch.no_grad():
         exact = [probe.run() for probe in probes]
         found: Sensitivity = {}
-        for done, (name, layer) in enumerate(layers):
-            matrix = layer.weight.detach().flatten(1).float()
-            rounded = [_rounded(matrix, choice, moments.get(name)) for choice in choices]
-            lost = [_heard(matrix - back, moments.get(name)) for back in rounded]
-            moved = _moved(layer, rounded[0], probes, counts, exact)
-            found[name] = {c: moved * e / max(lost[0], 1e-30) for c, e in zip(choices, lost)}
-            if progress is not None:
-                progress(done + 1, len(layers))
+        for names, matrices in batches(model, tried, moments, weight_of):
+            hurts = [moments.get(name) for name in names]
+            rounded = zip(*(_rounded(choice, matrices, hurts) for choice in choices))
+            for name, matrix, hurt, backs in zip(names, matrices, hurts, rounded):
+                lost = [_heard(matrix - back, hurt) for back in backs]
+                moved = _moved(model.get_submodule(name), backs[0], probes, counts, exact)
+                found[name] = {c: moved * e / max(lost[0], 1e-30) for c, e in zip(choices, lost)}
+                if progress is not None:
+                    progress(len(found), len(tried))
     return found
 
 
-def _rounded(matrix: Tensor, choice: str, moments: Tensor | None) -> Tensor:
+def _rounded(
+    choice: str, matrices: Sequence[Tensor], moments: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """What weights of one shape are after a choice."""
     name, _, rank = choice.partition("+")
-    fmt, columns = FORMATS[name], matrix.shape[1]
-    back = fmt.dequantize(fmt.quantize(matrix, moments), columns, torch.float32)
+    fmt, columns = FORMATS[name], matrices[0].shape[1]
+    packed = packed_together(fmt, matrices, moments)
+    backs = [fmt.dequantize(part, columns, torch.float32) for part in packed]
     if rank:
-        branch = repair(matrix - back, int(rank), moments)
-        back += branch.up.float() @ branch.down.float()
-    return back
+        for matrix, back, hurt in zip(matrices, backs, moments):
+            branch = repair(matrix - back, int(rank), hurt)
+            back += branch.up.float() @ branch.down.float()
+    return backs
 
 
 def _heard(lost: Tensor, moments: Tensor | None) -> float:

@@ -156,7 +156,7 @@ def importance(
 
 def moments_bytes(model: nn.Module, names: Container[str] | None = None) -> int:
     """What `importance` will hold, correlations included."""
-    sizes = (_blocks(layer.weight[0].numel()) for _, layer in _heard(model, names))
+    sizes = (blocks_of(layer.weight[0].numel()) for _, layer in _heard(model, names))
     return sum(4 * blocks * width * width for blocks, width in sizes)
 
 
@@ -179,7 +179,7 @@ def _add_moments(
         squares = x.square().sum(0).to(keep_on)
         moments[name] = moments[name] + squares if name in moments else squares
         return
-    blocks, width = _blocks(columns)
+    blocks, width = blocks_of(columns)
     x = F.pad(x, (0, blocks * width - columns)).view(len(x), blocks, width).transpose(0, 1)
     if name not in moments:
         moments[name] = torch.zeros(blocks, width, width, device=keep_on)
@@ -190,7 +190,7 @@ def _add_moments(
         kept += (x.transpose(1, 2) @ x).to(kept.device)
 
 
-def _blocks(columns: int) -> tuple[int, int]:
+def blocks_of(columns: int) -> tuple[int, int]:
     """How many blocks of how many columns, the last padded."""
     blocks = math.ceil(columns / BLOCK)
     return blocks, math.ceil(columns / blocks / 64) * 64

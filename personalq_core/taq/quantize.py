@@ -31,9 +31,9 @@ def packed_together(
     fmt: Format | FloatFormat, matrices: Sequence[Tensor], importance: Sequence[Tensor | None]
 ) -> list[Packed]:
     """The format's own rounding."""
-    if len(matrices) > 1:
+    if isinstance(fmt, Format) and fmt.compensates and len(matrices) > 1:
         return fmt.quantize_alike(matrices, importance)
-    return [fmt.quantize(matrices[0], importance[0])]
+    return [fmt.quantize(matrix, hurt) for matrix, hurt in zip(matrices, importance)]
 
 
 def quantize(
@@ -59,7 +59,7 @@ def quantize(
         raise TaqError("This model has no Linear or Conv2d layer that could be quantized.")
     done, importance = 0, importance or {}
     weight_of = weight_of or (lambda name: model.get_submodule(name).weight)
-    for names, matrices in _batches(model, planned, importance, weight_of):
+    for names, matrices in batches(model, planned, importance, weight_of):
         fmt = FORMATS[planned[names[0]].format]
         hurts = [importance.get(name) for name in names]
         with torch.no_grad():
@@ -80,7 +80,7 @@ def quantize(
     return model
 
 
-def _batches(
+def batches(
     model: nn.Module,
     planned: Mapping[str, LayerPlan],
     importance: Mapping[str, Tensor],

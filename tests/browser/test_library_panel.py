@@ -177,20 +177,38 @@ def test_dragged_to_the_canvas_it_is_a_wired_node(page: Page):
     expect(page.get_by_label("PersonalQ check-in")).to_contain_text("barnaby_v4")
 
 
-def test_dropped_on_a_check_in_node_it_is_its_answer(page: Page):
+def test_it_is_wired_to_the_one_model_there_is(page: Page):
+    page.evaluate("""() => {
+        const loader = LiteGraph.createNode("CheckpointLoaderSimple");
+        app.graph.add(loader);
+    }""")
+    open_whole_library(page)
+    page.locator(".personalq-tile", has_text="barnaby v4").click()
+    page.get_by_role("button", name="add to graph").click()
+    page.wait_for_function(f"app.graph.nodes.length === 3 && {node(CHECK_IN)}")
+    wired = "(n) => n.inputs.filter((i) => i.link != null).map((i) => i.name).sort()"
+    load = node("PersonalQLoadSelected")
+    assert page.evaluate(f"({wired})({load})") == ["clip", "decision", "model", "vae"]
+    assert page.evaluate(f"({wired})({node(CHECK_IN)})") == ["model"]
+
+
+@pytest.mark.parametrize(
+    "title, chosen", [("barnaby v2", "lora:barnaby_v2"), ("miniature", "checkpoint:miniature")]
+)
+def test_dropped_on_a_check_in_node_it_is_its_answer(page: Page, title: str, chosen: str):
     load_graph(page, check_in_graph("Barnaby the bear"))
     open_whole_library(page)
     place = page.evaluate(
         f"(() => {{ const {{ pos, size }} = {node(CHECK_IN)};"
         " return app.canvasPosToClientPos([pos[0] + size[0] / 2, pos[1] + 20]); })()"
     )
-    page.locator(".personalq-tile", has_text="barnaby v2").hover()
+    page.locator(".personalq-tile", has_text=title).first.hover()
     page.mouse.down()
     page.mouse.move(*place, steps=5)
     page.mouse.up()
-    expect(page.locator(".personalq-panel")).to_contain_text("barnaby_v2")
+    expect(page.locator(".personalq-panel")).to_contain_text(chosen.partition(":")[2])
     assert page.evaluate("app.graph.nodes.length") == 2
-    assert page.evaluate(node(CHECK_IN) + ".widgets[1].value").startswith("lora:barnaby_v2")
+    assert page.evaluate(node(CHECK_IN) + ".widgets[1].value").startswith(chosen)
 
 
 def test_a_checkpoint_becomes_a_loader(library: Page):

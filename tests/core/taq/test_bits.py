@@ -223,6 +223,7 @@ def test_bytes_go_to_the_layers_that_count_and_stay_below_the_target(net):
     weights = {name: p.clone() for name, p in net.named_parameters()}
     found = sensitivity(net, probes_of(net))
     assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    assert sensitivity(net, probes_of(net), leave_out=["text"]).keys() == {"conv", "quiet"}
     assert found["quiet"]["int4"] < 1e-3 * found["conv"]["int4"]
     assert found["conv"]["int8"] < 0.02 * found["conv"]["int4"]
     target = 175_000
