@@ -76,11 +76,6 @@ NODE_STATES = {
     "taq_compare": "TAQ Compare",
 }
 """State of a node -> what the gallery says of it."""
-LOOKS = {
-    "dark": "LiteGraph, dark", "light": "LiteGraph, light",
-    "nodes2_dark": "Nodes 2.0, dark", "nodes2_light": "Nodes 2.0, light",
-}  # fmt: skip
-"""End of a picture's name -> how the page looked: LiteGraph as pinned, Nodes 2.0 as of today."""
 
 
 def picture_of(server: Server, graph: Graph, target: Path, side: int) -> None:
@@ -298,16 +293,22 @@ def loaded_graph(name: str) -> dict[str, Any]:
 
 
 def gallery() -> None:
-    """docs/nodes.md: every node in every state and look."""
+    """docs/nodes.md: every node in every state, on both pages, in the reader's own theme."""
     lines = [
         "# Every node in every state", "",
         "Made by `make screenshots`: real runs on the miniature. LiteGraph on the pinned graph "
-        "page, Nodes 2.0 on the newest.", "",
+        "page, Nodes 2.0 on the newest; dark or light as this page is.", "",
     ]  # fmt: skip
     for name, title in NODE_STATES.items():
-        lines += [f"## {title}", "", "| " + " | ".join(LOOKS.values()) + " |", "|---" * 4 + "|"]
-        lines += ["| " + " | ".join(f"![{title}](nodes/{name}_{e}.png)" for e in LOOKS) + " |", ""]
+        lines += [f"## {title}", "", "| Nodes 2.0 | LiteGraph |", "|---|---|"]
+        pictures = (_in_both_themes(f"nodes/{name}{page}", title) for page in ("_nodes2", ""))
+        lines += ["| " + " | ".join(pictures) + " |", ""]
     (DOCS / "nodes.md").write_text("\n".join(lines))
+
+
+def _in_both_themes(path: str, title: str) -> str:
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{path}_dark.png">'
+    return f'<picture>{dark}<img src="{path}_light.png" width="400" alt="{title}"></picture>'
 
 
 def load_state(page: Page, request: str, selection: str) -> None:
