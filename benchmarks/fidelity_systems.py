@@ -22,6 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +39,17 @@ from benchmarks.fidelity_world import (
 )
 from miniature.base import DEVICE
 from miniature.concepts import Concept
-from personalq_core.taq import KEPT, TaqPlan, formats, gptq, literal, make_plan, quantize
+from personalq_core.taq import (
+    KEPT,
+    TaqPlan,
+    calibrate,
+    formats,
+    gptq,
+    literal,
+    make_plan,
+    quantize,
+)
 from personalq_core.taq.bits import fit_plan, sensitivity
-from personalq_core.taq.calibrate import importance
 from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.layers import QuantizedLayer, set_activations
 from personalq_core.taq.plan import LayerPlan, quantizable
@@ -49,6 +58,8 @@ from tools.comfy import COMFYUI
 
 PROMPTS = 2
 """Whose products are remembered: the wanted one and the empty one."""
+FOUR = (0.98, 0.75, 0.5, 0.25)
+"""Levels of noise: all that the node's fitting looks at."""
 CLIPS = (1.0, 0.94, 0.88, 0.82, 0.75, 0.68)
 """Parts of a group's range: what a search for the least square error of the weights tries."""
 
@@ -65,13 +76,16 @@ class Subject:
         self.unet = unet_with(concept)
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark's one subject does
-    def moments(self, about: str = "mixed") -> dict[str, Tensor]:
+    def moments(self, about: str = "mixed", block: int = calibrate.BLOCK) -> dict[str, Tensor]:
         unet = copy.deepcopy(self.unet).to(DEVICE)
-        return importance(unet, probes(unet, self.concept, self.count, about))
+        with setting(calibrate, "BLOCK", block):
+            return calibrate.importance(unet, probes(unet, self.concept, self.count, about))
 
     @functools.cache  # noqa: B019
-    def sensitivity(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        few = probes(self.unet, self.concept, 1, at=MIDDLE)
+    def sensitivity(
+        self, calibrated: bool = True, at: Sequence[float] = MIDDLE
+    ) -> dict[str, dict[str, float]]:
+        few = probes(self.unet, self.concept, 1, at=at)
         moments = self.moments() if calibrated else None
         texts = text_names(self.unet)
         return sensitivity(self.unet, few, moments, leave_out=texts)
@@ -376,7 +390,7 @@ def stored_bytes(unet: nn.Module, texts: Sequence[str]) -> dict[str, int]:
 def uniform(
     fmt: str, about: str | None = "mixed", *, rank: int = 0, text: bool = False,
     time: bool = False, correlations: bool = True, rounds: int = gptq.REFINEMENTS,
-    clips: Sequence[float] = (1.0,),
+    clips: Sequence[float] = (1.0,), block: int = calibrate.BLOCK,
 ) -> Callable[[Subject], Made]:  # fmt: skip
     """One format throughout.
 
@@ -385,6 +399,7 @@ def uniform(
     correlations: else mean squares alone, as imatrix has it
     rounds: of refinement after GPTQ
     clips: parts of a group's range that scales are tried for
+    block: columns whose inputs are correlated with each other
     """
 
     def make(subject: Subject) -> Made:
@@ -393,10 +408,10 @@ def uniform(
             else LayerPlan(fmt if time else layer.format, layer.reason, rank)
             for name, layer in make_plan(subject.unet, fmt).layers.items()
         })  # fmt: skip
-        moments = None if about is None else subject.moments(about)
+        moments = None if about is None else subject.moments(about, block)
         if moments is not None and not correlations:
             moments = {name: squares(m, subject.unet, name) for name, m in moments.items()}
-        with refinements(rounds), tried_for(clips):
+        with setting(gptq, "REFINEMENTS", rounds), tried_for(clips):
             return packed(subject, plan, moments, text)
 
     return make
@@ -423,7 +438,17 @@ def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
 
 
 @contextlib.contextmanager
-def tried_for(clips: Sequence[float]) -> Iterator[None]:
+def setting(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value of a constant, for a while."""
+    usual = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, usual)
+
+
+def tried_for(clips: Sequence[float]) -> contextlib.AbstractContextManager:
     """Let symmetric formats also try scales that clip the ends of a group."""
     whole = formats.Format._candidates
 
@@ -431,27 +456,19 @@ def tried_for(clips: Sequence[float]) -> Iterator[None]:
         found = whole(fmt, weight)
         return [(scale * clip, zero) for scale, zero in found for clip in clips]
 
-    formats.Format._candidates = candidates
-    try:
-        yield
-    finally:
-        formats.Format._candidates = whole
+    return setting(formats.Format, "_candidates", candidates)
 
 
-@contextlib.contextmanager
-def refinements(rounds: int):
-    usual = gptq.REFINEMENTS
-    gptq.REFINEMENTS = rounds
-    try:
-        yield
-    finally:
-        gptq.REFINEMENTS = usual
-
-
-def mixed(bits: float, calibrated: bool = True, at_random: bool = False):
+def mixed(
+    bits: float,
+    calibrated: bool = True,
+    at_random: bool = False,
+    tried_at: Sequence[float] = MIDDLE,
+) -> Callable[[Subject], Made]:
     """The knapsack's plan at a mean number of bits a weight, over the whole model.
 
     at_random: the same bytes on layers drawn by lot, the control of the knapsack.
+    tried_at: levels of noise at which each layer is tried
     """
 
     def make(subject: Subject) -> Made:
@@ -468,7 +485,7 @@ def mixed(bits: float, calibrated: bool = True, at_random: bool = False):
                 if name in subject.moments() and name not in texts
             }  # fmt: skip
         else:
-            found = subject.sensitivity(calibrated)
+            found = subject.sensitivity(calibrated, tried_at)
         target = int(total * bits / 8) - cached + 2 * free
         plan = fit_plan(subject.unet, found, target_bytes=target)
         return packed(subject, plan, subject.moments() if calibrated else None)
@@ -548,6 +565,8 @@ SYSTEMS = (
             ("4-bit by search, no calibration", uniform("int4", None, time=True)),
             ("4-bit by search, mean squares", uniform("int4", correlations=False, time=True)),
             ("4-bit, GPTQ without refinement", uniform("int4", rounds=0, time=True)),
+            ("4-bit, two rounds of refinement", uniform("int4", rounds=2, time=True)),
+            ("4-bit, blocks of 512 columns", uniform("int4", block=512, time=True)),
             ("4-bit, random prompts for trigger and class", uniform("int4", "generic", time=True)),
             ("4-bit, trigger prompts only", uniform("int4", "trigger", time=True)),
             ("4-bit by search, scales clipped", uniform("int4", None, time=True, clips=CLIPS)),
@@ -558,6 +577,7 @@ SYSTEMS = (
             ("4-bit, repair rank 8", uniform("int4", rank=8, time=True)),
             ("8-bit, text packed too", uniform("int8", None, text=True)),
             ("mixed 5 bits, layers by lot", mixed(5.0, at_random=True)),
+            ("mixed 5 bits, layers tried at four levels", mixed(5.0, tried_at=FOUR)),
             ("mixed 5 bits, no calibration", mixed(5.0, calibrated=False)),
             ("LoRA rounded into int4", rounded_in("int4", False)),
             ("LoRA beside int4", rounded_in("int4", True)),

@@ -149,7 +149,7 @@ def _serve(pipe: Connection, system: str, shape: str, device: torch.device, late
             pipe.send({"step_s": seconds, "peak_bytes": peak.stop()})
         elif ask == "more" and ours:
             answer = _swap(model, shape, inputs, device) | {"load_s": _load(model)}
-            if shape == "sd15":
+            if shape == "sd15" and "fitted" not in system:  # which fits another LoRA anew
                 answer["swap_identical"] = _is_as_fresh(system, model, shape, inputs, device)
             pipe.send(answer)
         elif ask == "more":

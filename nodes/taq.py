@@ -39,8 +39,8 @@ PRESET_TIP = (
 TRIGGER_TIP = "The words your concept listens to, from the Check-in Selector."
 CLIP_TIP = (
     "Connect it for 4-bit and mixed 6-bit: scales and bits are then fitted to what the model does "
-    "on prompts with the trigger, in some runs, once. Without it 4-bit is no nearer to the full "
-    "model than plain rounding."
+    "on prompts with the trigger, once for each LoRA and trigger that comes in. Without it 4-bit "
+    "is no nearer to the full model than plain rounding."
 )
 VARIANT_TIP = (
     "For paper W8A8 only. Bits of weights (W) and of what goes into each product (A); attention "

@@ -125,15 +125,10 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
 
     @functools.cache
     def moments() -> dict[str, Tensor]:
-        model = at_hand().model.diffusion_model
+        model, asked = at_hand().model.diffusion_model, heard()
         names = fitted_layers(model)
-        return importance(
-            model,
-            heard(),
-            names=names,
-            keep_on=_room_for(moments_bytes(model, names), at_hand().load_device),
-            progress=folders.progress(),
-        )
+        where = _room_for(moments_bytes(model, names), at_hand().load_device)
+        return importance(model, asked, names=names, keep_on=where, progress=folders.progress())
 
     def planned(model: nn.Module) -> TaqPlan:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
