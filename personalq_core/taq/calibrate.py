@@ -24,7 +24,7 @@ ROLES = {"trigger": 0.5, "class": 0.25, "generic": 0.25}
 
 BLOCK = 1024
 """Columns whose inputs are correlated with each other: bounds memory to `4 * BLOCK` bytes a column.
-Half as many would leave a sixth more error (docs/fidelity.md)."""
+Half as many leave 2 to 3 % more error (docs/fidelity.md)."""
 
 TOKENS = 512
 """Inputs of a layer that are taken from one call of the model, drawn evenly: more would only cost
