@@ -22,7 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Subject:
     @functools.cache  # noqa: B019 - lives as long as the benchmark's one subject does
     def moments(self, about: str = "mixed", block: int = calibrate.BLOCK) -> dict[str, Tensor]:
         unet = copy.deepcopy(self.unet).to(DEVICE)
-        with setting(calibrate, "BLOCK", block):
+        with mock.patch.object(calibrate, "BLOCK", block):
             return calibrate.importance(unet, probes(unet, self.concept, self.count, about))
 
     @functools.cache  # noqa: B019
@@ -411,7 +411,7 @@ def uniform(
         moments = None if about is None else subject.moments(about, block)
         if moments is not None and not correlations:
             moments = {name: squares(m, subject.unet, name) for name, m in moments.items()}
-        with setting(gptq, "REFINEMENTS", rounds), tried_for(clips):
+        with mock.patch.object(gptq, "REFINEMENTS", rounds), tried_for(clips):
             return packed(subject, plan, moments, text)
 
     return make
@@ -437,17 +437,6 @@ def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
     return moments.diagonal(dim1=1, dim2=2).flatten()[:columns]
 
 
-@contextlib.contextmanager
-def setting(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value of a constant, for a while."""
-    usual = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, usual)
-
-
 def tried_for(clips: Sequence[float]) -> contextlib.AbstractContextManager:
     """Let symmetric formats also try scales that clip the ends of a group."""
     whole = formats.Format._candidates
@@ -456,7 +445,7 @@ def tried_for(clips: Sequence[float]) -> contextlib.AbstractContextManager:
         found = whole(fmt, weight)
         return [(scale * clip, zero) for scale, zero in found for clip in clips]
 
-    return setting(formats.Format, "_candidates", candidates)
+    return mock.patch.object(formats.Format, "_candidates", candidates)
 
 
 def mixed(

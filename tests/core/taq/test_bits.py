@@ -94,7 +94,11 @@ def test_moments_are_those_of_the_inputs_under_any_autocast(net):
         with torch.autocast("cpu", torch.bfloat16):
             return net(torch.randn(8, 128, 4, 4), torch.randn(8, 5, 128))
 
-    moments = importance(net, [Probe("generic", run)])
+    steps = []
+    moments = importance(
+        net, [Probe("generic", run)] * 2, progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(1, 2), (2, 2)]
     assert moments["conv"].shape == (2, 576, 576)
     assert torch.linalg.eigvalsh(moments["conv"]).min() > -1e-4
     squares = importance(net, [Probe("generic", run)], correlations=False)
