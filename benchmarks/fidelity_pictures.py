@@ -66,7 +66,7 @@ def drawn(concept: str, systems: list[str], pictures: int, steps: int) -> list[t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("concept")
     parser.add_argument("--png", type=Path, required=True)
     parser.add_argument("--systems", nargs="*", default=LORA)

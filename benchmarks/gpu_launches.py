@@ -152,7 +152,7 @@ def _call(layers: list[nn.Module], x: Tensor) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(description=str(__doc__).splitlines()[0]).parse_args()
     start_comfyui("cpu")
     with as_on_a_gpu():
         print("launches a step that unpack weights    one by one  together")

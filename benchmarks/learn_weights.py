@@ -262,7 +262,7 @@ def _to_json(weights: Weights) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "--data", type=Path, nargs=2, action="append", required=True, metavar=("CARDS", "CASES")
     )

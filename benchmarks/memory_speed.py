@@ -521,7 +521,7 @@ def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print the table, write the JSON and the chart."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shape", default="both", choices=[*SHAPES, "both"])
     parser.add_argument("--systems", nargs="*", help="only those whose names contain one of these")

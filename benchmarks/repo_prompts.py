@@ -386,7 +386,7 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", type=Path, metavar="DIR", help="keep repository and requests")
     parser.add_argument("--json", type=Path)

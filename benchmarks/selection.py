@@ -309,7 +309,7 @@ def draw(systems: dict[str, dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write all figures here")

@@ -126,7 +126,7 @@ def train(steps: int, batch: int = 128) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--train", action="store_true", required=True)
     parser.add_argument("--steps", type=int, default=1500)
     train(parser.parse_args().steps)

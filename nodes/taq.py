@@ -380,6 +380,7 @@ def _shown(data: dict[str, Any]) -> dict[str, Any]:
 
 def _report(quantized: Any) -> tuple[dict[str, Any], str]:
     notes, model = notes_of(quantized), quantized.model.diffusion_model
+    assert notes is not None, "TAQ made it"
     data, text = describe(model, notes.plan, notes.source_bytes, notes.trigger, notes.how)
     data["compute"] = compute.chosen(quantized.load_device)
     data["plan"] = notes.plan.to_json()

@@ -101,7 +101,7 @@ def template_url(server: Server, name: str = PERSONAL_CONCEPT.stem) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--ui", action="store_true", help="leave ComfyUI running, the graph open")
     ui() if parser.parse_args().ui else demo()
 

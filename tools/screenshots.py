@@ -324,7 +324,7 @@ def load_state(page: Page, request: str, selection: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--only", choices=("thumbnails", "pages", "check_in", "taq"))
     parser.add_argument("--frontend", choices=("pinned", "newest"))
     options = parser.parse_args()

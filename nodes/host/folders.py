@@ -101,6 +101,6 @@ def progress() -> Callable[[int, int], None]:
     return report
 
 
-def blocked(message: str | None = None) -> ExecutionBlocker:
+def blocked(message: str | None = None) -> Any:
     """A value that stops whatever is connected to it; with a message, as an error."""
     return ExecutionBlocker(message)

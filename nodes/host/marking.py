@@ -25,7 +25,7 @@ UNMARKED = (literal.START,)
 
 
 def marked(
-    clip: Any, text: str, trigger: str, conditioning: list | None = None
+    clip: Any, text: str, trigger: str, conditioning: Any = None
 ) -> tuple[list, int]:
     """A CONDITIONING of `text` that knows its trigger, and how many of its tokens the trigger is.
 
@@ -86,7 +86,8 @@ class MarkedRows(literal.Rows):
 
     def __init__(self, protect: literal.Protect):
         super().__init__()
-        self.protect, self.masks = protect, {}
+        self.protect: literal.Protect = protect
+        self.masks: dict[Any, Tensor] = {}
 
     def read(self, conds: Sequence[Sequence[dict] | None]) -> None:
         """Take the marks of the conditionings that the sampler now has."""
@@ -141,7 +142,7 @@ def listen(patcher: Any) -> None:
     rows = next(
         module.rows
         for module in patcher.model.modules()
-        if isinstance(module, literal.ProtectedAttention)
+        if isinstance(module, literal.ProtectedAttention) and isinstance(module.rows, MarkedRows)
     )
 
     def read_marks(executor: Any, model: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:

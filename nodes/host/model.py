@@ -278,10 +278,11 @@ def _quantize(
             dtype = _computed_in(source.model, key) or meta.dtype
             comfy.utils.set_attr_param(model, key, merged(key).to(source.offload_device, dtype))
     model = model.to(source.offload_device)
+    diffusion_model = model.get_submodule("diffusion_model")
     if paper:
-        simulate_paper(model.diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
+        simulate_paper(diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
         return model.to(source.offload_device)
-    _compute_text_once(model.diffusion_model)
+    _compute_text_once(diffusion_model)
     return model
 
 

@@ -71,7 +71,7 @@ def _factors(patch: Any) -> tuple[Tensor, Tensor] | None:
     return up, kernel.flatten(1)
 
 
-class _ComfyLayer(comfy.ops.CastWeightBiasOp):
+class _ComfyLayer(comfy.ops.CastWeightBiasOp, QuantizedLayer):
     """What ComfyUI's patcher expects of a layer: off-loading, and LoRA in its own words.
 
     Plain LoRAs become branches at once (see `TaqPatching`). All other patches (DoRA, LoHa, LoKr,
@@ -148,7 +148,7 @@ class ComfyConv2d(_ComfyLayer, QuantizedConv2d):
 LAYER_TYPES = {nn.Linear: ComfyLinear, nn.Conv2d: ComfyConv2d}
 
 
-class TaqPatching:
+class TaqPatching(comfy.model_patcher.ModelPatcher):
     """Mixed into the source's patcher class: patches on packed weights.
 
     A plain LoRA needs no weight at all: its factors are the branch, so another LoRA over the same
@@ -199,10 +199,10 @@ class TaqPatching:
                     layer.weight_function = others
 
     def patch_hook_weight_to_device(self, *args: Any, **kwargs: Any) -> Any:
-        key, patches = kwargs.get("key"), kwargs.get("combined_patches", {})
+        key, patches = kwargs.get("key", ""), kwargs.get("combined_patches", {})
         layer = _packed_layer(self.model, key) if key in patches else None
-        factors = layer and low_rank(patches[key], layer.shape)
-        if not factors:
+        factors = low_rank(patches[key], layer.shape) if layer is not None else None
+        if layer is None or factors is None:
             return super().patch_hook_weight_to_device(*args, **kwargs)
         layer.set_branch("hook", Branch(*factors))
         return None

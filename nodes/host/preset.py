@@ -134,7 +134,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
         # The text's layers stay outside the model: their bits are free.
         texts = text_names(model)
-        outside = sum(2 * model.get_submodule(name).weight.numel() for name in texts)
+        outside = sum(2 * model.get_parameter(f"{name}.weight").numel() for name in texts)
         known = moments() if calibrated else None
         # Every layer is tried on them, so they are few: the plan loses 0.2 dB (docs/fidelity.md).
         few = heard(levels=MIDDLE, prompts=1)
@@ -200,7 +200,7 @@ def fitted_layers(model: nn.Module) -> set[str]:
 
 def _room_for(size: int, device: torch.device) -> torch.device:
     """Where `size` bytes are gathered: the device, if half as much stays free beside them."""
-    free = comfy.model_management.get_free_memory(device)
+    free: Any = comfy.model_management.get_free_memory(device)
     return device if free > 1.5 * size else torch.device("cpu")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -106,7 +106,7 @@ DOUBT_FEATURES = ("told", "hinted", "shared", "covered", "only_best", "only_othe
 @cache
 def learned_weights(with_meaning: bool) -> Weights:
     """The committed weights for words alone or with embeddings."""
-    text = files(__package__).joinpath("weights.json").read_text("utf-8")
+    text = Path(__file__).with_name("weights.json").read_text("utf-8")
     learned = json.loads(text)[name_of_weights(with_meaning)]
     return Weights(
         np.array([learned["ranking"][name] for name in FEATURES]),

@@ -163,7 +163,7 @@ class Index:
         lengths = np.array([sum(map(len, field.values())) for field in self.fields] or [1], float)
         mean = lengths.mean() or 1.0
         for number, card_fields in enumerate(self.fields):
-            counts: Counter[str] = Counter()
+            counts: defaultdict[str, float] = defaultdict(float)
             for name, found in card_fields.items():
                 for term in found:
                     counts[term] += _FIELD_WEIGHTS[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 from collections import defaultdict
 from functools import cache, lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 from .words import stem
 
@@ -141,5 +141,5 @@ class Thesaurus:
 @cache
 def thesaurus() -> Thesaurus:
     """The table, read once, at the first request."""
-    packed = files(__package__).joinpath("tables", "thesaurus.tsv.gz").read_bytes()
+    packed = Path(__file__).with_name("tables").joinpath("thesaurus.tsv.gz").read_bytes()
     return Thesaurus(gzip.decompress(packed).decode().splitlines())

@@ -12,8 +12,8 @@ import gzip
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from importlib.resources import files
 from itertools import zip_longest
+from pathlib import Path
 
 from .thesaurus import thesaurus
 from .words import Word, fold, is_cjk, stem, words
@@ -100,14 +100,14 @@ Table = Mapping[str, tuple[str, ...]]
 def _lexicon() -> dict[str, Table]:
     """Language -> its table."""
     tables: dict[str, dict[str, tuple[str, ...]]] = {code: {} for code in LANGUAGES}
-    for line in files(__package__).joinpath("lexicon.tsv").read_text("utf-8").splitlines():
+    for line in Path(__file__).with_name("lexicon.tsv").read_text("utf-8").splitlines():
         if line.startswith("#"):
             continue
         english, *columns = line.split("|")
         for code, column in zip(LANGUAGES, columns, strict=True):
             for form in column.split("/"):
                 tables[code].setdefault(form if is_cjk(form) else fold(form), (english,))
-    packed = files(__package__).joinpath("tables", "translations.tsv.gz").read_bytes()
+    packed = Path(__file__).with_name("tables").joinpath("translations.tsv.gz").read_bytes()
     for line in gzip.decompress(packed).decode().splitlines():
         code, form, english = line.split("\t")
         known = tuple(word.replace("_", " ") for word in english.split())

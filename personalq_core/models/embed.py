@@ -83,7 +83,7 @@ class OnnxEmbedder:
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if "token_type_ids" in self._inputs:
             feed["token_type_ids"] = np.zeros_like(ids)
-        vector = self._session.run(None, feed)[0][0, 0]
+        vector = np.asarray(self._session.run(None, feed)[0])[0, 0]
         return vector / np.linalg.norm(vector)
 
 

@@ -125,7 +125,7 @@ class LocalGguf:
     def endpoint(self) -> Endpoint:
         """The server inside this process."""
         try:
-            import xllamacpp
+            import xllamacpp  # pyright: ignore[reportMissingImports]: the user's choice
         except ImportError as error:
             raise LlmError("a GGUF file needs `pip install xllamacpp`") from error
         settings = xllamacpp.CommonParams()

@@ -51,7 +51,7 @@ def sensitivity(
     counts = role_weights([probe.role for probe in probes], shares)
 
     def weight_of(name: str) -> Tensor:
-        return model.get_submodule(name).weight.float()
+        return model.get_parameter(f"{name}.weight").float()
 
     with torch.no_grad():
         exact = [probe.run() for probe in probes]
@@ -61,7 +61,8 @@ def sensitivity(
             rounded = zip(*(_rounded(choice, matrices, hurts) for choice in choices))
             for name, matrix, hurt, backs in zip(names, matrices, hurts, rounded):
                 lost = [_heard(matrix - back, hurt) for back in backs]
-                moved = _moved(model.get_submodule(name), backs[0], probes, counts, exact)
+                weight = model.get_parameter(f"{name}.weight")
+                moved = _moved(weight, backs[0], probes, counts, exact)
                 found[name] = {c: moved * e / max(lost[0], 1e-30) for c, e in zip(choices, lost)}
                 if progress is not None:
                     progress(len(found), len(tried))
@@ -78,8 +79,7 @@ def _rounded(
     backs = [fmt.dequantize(part, columns, torch.float32) for part in packed]
     if rank:
         for matrix, back, hurt in zip(matrices, backs, moments):
-            branch = repair(matrix - back, int(rank), hurt)
-            back += branch.up.float() @ branch.down.float()
+            repair(matrix - back, int(rank), hurt).add_to(back)
     return backs
 
 
@@ -96,21 +96,21 @@ def _heard(lost: Tensor, moments: Tensor | None) -> float:
 
 
 def _moved(
-    layer: nn.Module,
+    weight: nn.Parameter,
     rounded: Tensor,
     probes: Sequence[Probe],
     counts: Sequence[float],
     exact: Sequence[Tensor],
 ) -> float:
-    weight = layer.weight.data
-    layer.weight.data = rounded.view_as(weight).to(weight.dtype)
+    kept = weight.data
+    weight.data = rounded.view_as(kept).to(kept.dtype)
     try:
         return sum(
             count * ((probe.run() - out).square().mean() / out.square().mean()).item()
             for probe, count, out in zip(probes, counts, exact)
         )
     finally:
-        layer.weight.data = weight
+        weight.data = kept
 
 
 class TargetTooSmall(ValueError):
@@ -176,7 +176,7 @@ def _layer_plan(step: tuple[int, float, str]) -> LayerPlan:
 
 
 def _steps(
-    layer: nn.Module, changes: Mapping[str, float], lowest: str
+    layer: nn.Linear | nn.Conv2d, changes: Mapping[str, float], lowest: str
 ) -> list[tuple[int, float, str]]:
     """(bytes, error, choice) of a layer, growing, each step's gain a byte below the one before."""
     rows, columns = layer.weight.shape[0], layer.weight[0].numel()

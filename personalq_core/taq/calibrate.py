@@ -128,7 +128,7 @@ def importance(
     moments: dict[str, Tensor] = {}
     count = 0.0
 
-    def hear(name: str, layer: nn.Module) -> Callable:
+    def hear(name: str, layer: nn.Linear | nn.Conv2d) -> Callable:
         def hook(_: nn.Module, given: tuple, __: object) -> None:
             x = inputs(layer, given[0])
             x = x[:: math.ceil(len(x) / TOKENS)].float()
@@ -203,7 +203,7 @@ def role_weights(roles: Sequence[str], shares: Mapping[str, float] = ROLES) -> l
     return [shares[role] / total / roles.count(role) for role in roles]
 
 
-def inputs(layer: nn.Module, x: Tensor) -> Tensor:
+def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     """The vectors that the rows of a layer's weight are multiplied with: (number, columns)."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)

@@ -150,7 +150,8 @@ def linear_by_torch(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     for tile in (slice(start, start + step) for start in range(0, len(tokens), step)):
         token_scale = tokens[tile].abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
         rounded = (tokens[tile] / token_scale).round_().to(torch.int8)
-        out[tile].copy_(torch._int_mm(rounded, codes.t())).mul_(token_scale).mul_(scale)
+        product = torch._int_mm(rounded, codes.t())  # pyright: ignore[reportPrivateImportUsage]
+        out[tile].copy_(product).mul_(token_scale).mul_(scale)
     return out.view(*x.shape[:-1], -1)
 
 
@@ -232,7 +233,7 @@ def _convolve_windows(
     seen = seen.permute(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
     # One more row, of ones, sums up the weights: what `zero` has added to each place.
     seen = torch.cat([seen, seen.new_ones(1, seen.shape[1])])
-    product = torch._int_mm(seen, codes.flatten(1).t())
+    product = torch._int_mm(seen, codes.flatten(1).t())  # pyright: ignore[reportPrivateImportUsage]
     product, sums = product[:-1].view(batch, height, width, -1), product[-1]
     out = product.sub_(zero.int() * sums).float().mul_(step).mul_(scale.flatten())
     return out.permute(0, 3, 1, 2).contiguous()

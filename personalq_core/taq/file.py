@@ -141,10 +141,12 @@ def restore(model: nn.Module, file: TaqFile, layer_types: LayerTypes = PLAIN) ->
     left = dict(file.tensors)
     for name, shape in file.shapes.items():
         layer = _module(model, name)
-        kind = next((new for old, new in layer_types.items() if isinstance(layer, old)), None)
-        if kind is None or tuple(layer.weight.shape) != shape:
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or tuple(layer.weight.shape) != shape:
             raise TaqError(f"The model has no layer {name} of shape {shape} that the file packs.")
-        packed = Packed(*(left.pop(f"{name}.{part}", None) for part in PARTS))
+        kind = next(new for old, new in layer_types.items() if isinstance(layer, old))
+        codes, scale, zero = (left.pop(f"{name}.{part}", None) for part in PARTS)
+        assert codes is not None and scale is not None, "`read` has seen them"
+        packed = Packed(codes, scale, zero)
         fresh = kind(layer, packed, FORMATS[file.plan.layers[name].format])
         bias = left.pop(f"{name}.bias", None)
         fresh.bias = None if bias is None else nn.Parameter(bias, False)

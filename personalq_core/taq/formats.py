@@ -100,7 +100,8 @@ class Format:
             self._quantize_rows(weight[start : start + step].float(), importance, groups, width)
             for start in range(0, rows, step)
         ]
-        return self._stored(*(torch.cat(parts) for parts in zip(*chunks)), rows, columns)
+        codes, scale, zero = (torch.cat(parts) for parts in zip(*chunks))
+        return self._stored(codes, scale, zero, rows, columns)
 
     @property
     def compensates(self) -> bool:

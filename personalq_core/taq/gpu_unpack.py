@@ -5,6 +5,9 @@ is missing they do the work; see `Format.dequantize`. One launch unpacks one wei
 those of many layers (`unpack_together`).
 """
 
+# pyright: reportArgumentType=false
+# Triton's kernels take plain numbers where their signatures say constexpr.
+
 from __future__ import annotations
 
 import logging

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import gpu_unpack
-from .formats import Packed
+from .formats import Format, Packed
 from .gpu_unpack import Table
 
 if TYPE_CHECKING:
@@ -169,10 +169,12 @@ class _Lane:
 
 def _is_exact(layer: QuantizedLayer, matrix: Tensor) -> bool:
     packed, step = Packed(*layer.stored), max(1, COMPARED // layer.columns)
+    fmt = layer.format
+    assert isinstance(fmt, Format), "the kernels read integers only"
     for start in range(0, layer.rows, step):
         rows = slice(start, start + step)
         part = packed.of_rows(rows)
-        exact = layer.format.dequantize_by_operators(part, layer.columns, matrix.dtype)
+        exact = fmt.dequantize_by_operators(part, layer.columns, matrix.dtype)
         if not torch.allclose(matrix[rows], exact, rtol=0, atol=0, equal_nan=True):
             return False
     return True

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class QuantizedLayer(nn.Module):
     weight: Tensor
     weight_scale: Tensor | None
     weight_zero: Tensor | None
+    branches: dict[str, Branch]  # nn.ModuleDict does not say what it holds
+    texts: dict[int, Tensor]
     activations = "automatic"
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
     integer product, or "automatic": 16-bit, except where only the integer product is fast."""
@@ -48,12 +51,12 @@ class QuantizedLayer(nn.Module):
 
     def _store(
         self,
-        layer: nn.Module,
+        layer: nn.Linear | nn.Conv2d,
         weight: Tensor | Packed,
         fmt: Format | FloatFormat,
     ):
         self.format = fmt
-        self.texts: dict[int, Tensor] = {}
+        self.texts = {}
         self.shape = tuple(layer.weight.shape)
         self.rows, self.columns = self.shape[0], math.prod(self.shape[1:])
         packed = weight
@@ -64,9 +67,9 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("weight_zero", packed.zero)
         bias = layer.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
-        self.branches = nn.ModuleDict()
+        self.branches = nn.ModuleDict()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             self.texts.clear()
         # ComfyUI takes a LoRA away by putting the old weight back: the LoRA's branch goes with it.
@@ -83,7 +86,8 @@ class QuantizedLayer(nn.Module):
     def stored(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes, scale and zero in the model."""
         buffers = self._buffers
-        return self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"]
+        parts = self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"]
+        return parts  # pyright: ignore[reportReturnType]: after `evict` there is no scale to use
 
     def evict(self, outside: Packed) -> None:
         """Take the weight out of the state dict: it no longer moves or counts with the model.
@@ -168,8 +172,9 @@ class QuantizedLayer(nn.Module):
         """Whether nothing stands between the codes and a product with x on its GPU, and all
         changes are in `branches`."""
         weight = self._parameters["weight"]
-        here = self.host is None and weight.device == x.device and is_gpu(x.device)
-        return here and self.rows * self.columns <= GPU_TILE and self.activations != "8-bit"
+        here = self.host is None and weight is not None and weight.device == x.device
+        small = self.rows * self.columns <= GPU_TILE and self.activations != "8-bit"
+        return here and small and is_gpu(x.device)
 
     def _product_at_once(self, x: Tensor) -> Tensor:
         """On a GPU: each launch, and each line here, takes as long as a small layer's product.
@@ -189,8 +194,9 @@ class QuantizedLayer(nn.Module):
 
     def add_branches(self, weight: Tensor) -> None:
         """Add what lies beside the codes to the unpacked weight (rows, columns), in place."""
-        for branch in self._modules["branches"]._modules.values():
-            branch.add_to(weight)
+        branches = self._modules["branches"]
+        for branch in branches._modules.values():  # pyright: ignore[reportOptionalMemberAccess]
+            branch.add_to(weight)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
 
     def _unpacked_with_others(self, x: Tensor) -> Tensor | None:
         """The weight where the workspace has it. A gradient would still need it after the others
@@ -299,7 +305,7 @@ class QuantizedConv2d(QuantizedLayer):
         return values[:, None, None]
 
     def _times(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        where = (self.stride, self.padding, self.dilation, self.groups)
+        where: Any = (self.stride, self.padding, self.dilation, self.groups)
         return F.conv2d(inputs, weight, bias, *where)
 
     def _beside(self, branch: Branch, inputs: Tensor) -> Tensor:
@@ -325,8 +331,8 @@ def is_gpu(device: torch.device) -> bool:
 def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
     if rows != slice(0, len(packed.codes)):
         packed = packed.of_rows(rows)
-    parts = packed.codes, packed.scale, packed.zero
-    return Packed(*(None if part is None else part.to(device) for part in parts))
+    zero = None if packed.zero is None else packed.zero.to(device)
+    return Packed(packed.codes.to(device), packed.scale.to(device), zero)
 
 
 def share_workspace(model: nn.Module) -> None:

@@ -159,10 +159,10 @@ def simulate(
     for name in attentions(model):
         parent, _, child = name.rpartition(".")
         inner = model.get_submodule(name)
-        rests = [
+        key, value = (
             Rest(getattr(inner, part), weight_of(f"{name}.{part}")) for part in ("to_k", "to_v")
-        ]
-        replaced = ProtectedAttention(inner, *rests, activation_bits, attention, rows)
+        )
+        replaced = ProtectedAttention(inner, key, value, activation_bits, attention, rows)
         setattr(model.get_submodule(parent), child, replaced)
     set_activations(model, "16-bit")  # what is rounded is rounded below, in all devices alike
 
@@ -200,7 +200,7 @@ class Rest(nn.Module):
 class ProtectedAttention(nn.Module):
     """Cross-attention with exact rows, in the place of diffusers' or ComfyUI's own."""
 
-    def __init__(self, inner: nn.Module, key: Rest, value: Rest, bits: int, how: str, rows: Rows):
+    def __init__(self, inner: Any, key: Rest, value: Rest, bits: int, how: str, rows: Rows):
         super().__init__()
         self.to_q, self.to_k, self.to_v, self.to_out = (
             inner.to_q, inner.to_k, inner.to_v, inner.to_out

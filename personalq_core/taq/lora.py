@@ -43,11 +43,12 @@ class Branch(nn.Module):
     def add_to(self, weight: Tensor) -> None:
         """Add the change to an unpacked weight (rows, columns), in place."""
         factors = self._buffers  # looking them up as attributes would take longer than a launch
-        up, down = factors["up"].to(weight), factors["down"]
+        up, down = factors["up"], factors["down"]
+        assert up is not None
         if down is None:
-            weight.add_(up)
+            weight.add_(up.to(weight))
         else:
-            weight.addmm_(up, down.to(weight))
+            weight.addmm_(up.to(weight), down.to(weight))
 
     def linear(self, x: Tensor) -> Tensor:
         """The change times x: (..., in) -> (..., out)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import nn
 
@@ -40,11 +41,11 @@ class TaqPlan:
 
     layers: dict[str, LayerPlan]
 
-    def to_json(self) -> dict[str, dict[str, str | int]]:
+    def to_json(self) -> dict[str, dict[str, Any]]:
         return {name: asdict(layer) for name, layer in self.layers.items()}
 
     @classmethod
-    def from_json(cls, data: dict[str, dict[str, str | int]]) -> TaqPlan:
+    def from_json(cls, data: dict[str, dict[str, Any]]) -> TaqPlan:
         return cls({name: LayerPlan(**layer) for name, layer in data.items()})
 
 

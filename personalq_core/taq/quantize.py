@@ -32,7 +32,7 @@ def packed_together(
 ) -> list[Packed]:
     """The format's own rounding."""
     if isinstance(fmt, Format) and fmt.compensates and len(matrices) > 1:
-        return fmt.quantize_alike(matrices, importance)
+        return fmt.quantize_alike(matrices, [hurt for hurt in importance if hurt is not None])
     return [fmt.quantize(matrix, hurt) for matrix, hurt in zip(matrices, importance)]
 
 
@@ -58,7 +58,7 @@ def quantize(
     if not planned:
         raise TaqError("This model has no Linear or Conv2d layer that could be quantized.")
     done, importance = 0, importance or {}
-    weight_of = weight_of or (lambda name: model.get_submodule(name).weight)
+    weight_of = weight_of or (lambda name: model.get_parameter(f"{name}.weight"))
     for names, matrices in batches(model, planned, importance, weight_of):
         fmt = FORMATS[planned[names[0]].format]
         hurts = [importance.get(name) for name in names]

@@ -20,10 +20,18 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
     """
     columns = lost.shape[1]
     if moments is None:
-        heard, back = lost, None
+        heard = lost
+
+        def back(down: Tensor) -> Tensor:
+            return down
+
     elif moments.ndim == 1:
         root = _floored(moments.to(lost)).sqrt()
-        heard, back = lost * root, (lambda down: down / root)
+        heard = lost * root
+
+        def back(down: Tensor) -> Tensor:
+            return down / root
+
     else:
         blocks, width, _ = moments.shape
         moments = moments.to(lost)
@@ -40,7 +48,7 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
     up, sizes, down = torch.svd_lowrank(heard, q=min(rank + 8, *heard.shape), niter=4)
     balance = sizes[:rank].sqrt()
     up, down = up[:, :rank] * balance, (down[:, :rank] * balance).T
-    return Branch(up, down if back is None else back(down))
+    return Branch(up, back(down))
 
 
 def size_bytes(rows: int, columns: int, rank: int) -> int:

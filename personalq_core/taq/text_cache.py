@@ -17,7 +17,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 
 from .formats import Packed
 from .plan import KEPT, LayerPlan, TaqPlan
+
+if TYPE_CHECKING:
+    from .layers import QuantizedLinear
 
 TEXT_LAYERS = (".attn2.to_k", ".attn2.to_v")
 """Ends of the names of the layers that read text, in ComfyUI and in diffusers."""
@@ -39,7 +42,7 @@ ALIGNED_BYTES = 64
 class TextCache:
     """The texts that a model has lately been given, and which of them it is given now."""
 
-    def __init__(self, layers: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, layers: Iterable[QuantizedLinear] = ()) -> None:
         self.layers = weakref.WeakSet(layers)
         self.texts: OrderedDict[int, Tensor] = OrderedDict()
         self.last_call: dict[int, int] = {}
@@ -71,11 +74,13 @@ class TextCache:
             for layer in self.layers:
                 layer.texts.pop(oldest, None)
 
-    def product(self, layer: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    def product(
+        self, layer: QuantizedLinear, x: Tensor, run: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """run(x), remembered in `layer.texts` where x is the text of this run."""
         if self.given is None or x is not self.given:
             return run(x)
-        known: dict[int, Tensor] = layer.texts
+        known = layer.texts
         if self.number not in known:
             known[self.number] = run(x)
         return known[self.number]
@@ -118,16 +123,21 @@ def text_names(model: nn.Module) -> list[str]:
     return [
         f"{name}.{part}"
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "attn2" and hasattr(module, "to_k")
+        if name.rpartition(".")[2] == "attn2" and _hears_text(module)
         for part in ("to_k", "to_v")
-        if module.to_k.in_features != module.to_q.in_features
     ]
 
 
-def text_layers(model: nn.Module) -> Iterator[nn.Module]:
+def _hears_text(attention: Any) -> bool:
+    return hasattr(attention, "to_k") and (
+        attention.to_k.in_features != attention.to_q.in_features
+    )
+
+
+def text_layers(model: nn.Module) -> Iterator[QuantizedLinear]:
     """Packed layers that read nothing but text."""
     layers = (model.get_submodule(name) for name in text_names(model))
-    return (layer for layer in layers if hasattr(layer, "texts"))
+    return (cast("QuantizedLinear", layer) for layer in layers if hasattr(layer, "texts"))
 
 
 def full_precision_text(model: nn.Module, plan: TaqPlan) -> TaqPlan:
