@@ -77,7 +77,7 @@ def measured(
         key = keys[kind_of(system.name, system.ours) == "peer"]
         path = CACHE / f"{hashlib.sha256(f'{key}{system.name}'.encode()).hexdigest()[:32]}.npz"
         if new and not path.exists() and system.name not in missing:
-            if reference is None:
+            if subject is None or reference is None:
                 subject = Subject(concept, effort.probes)
                 reference = Reference(subject, effort)
             start = time.perf_counter()
@@ -88,7 +88,7 @@ def measured(
                 continue
             CACHE.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npz")
-            np.savez_compressed(part, **kept)
+            np.savez_compressed(part, allow_pickle=False, **kept)
             part.rename(path)
             print(f"{concept.name}: {system.name}, {time.perf_counter() - start:.1f} s", flush=True)
         if path.exists():

@@ -44,7 +44,8 @@ def sheet(rows: list[tuple[str, np.ndarray, list[float]]]) -> Image.Image:
         pen.text((8, top + SIDE // 2 + 8), mean, "dimgray", font)
         for column, (picture, score) in enumerate(zip(pictures, scores)):
             left = NAMES + column * (SIDE + GAP)
-            made.paste(Image.fromarray(picture).resize((SIDE, SIDE), Image.BICUBIC), (left, top))
+            shown = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            made.paste(shown, (left, top))
             colour = "black" if score > 0.5 else "firebrick"
             pen.text((left + SIDE // 2, top + SIDE), f"{score:.2f}", colour, font, anchor="ma")
     return made

@@ -22,6 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -122,15 +123,15 @@ def with_weights(subject: Subject, weights: dict[str, Tensor], stored: dict[str,
     """
     unet = copy.deepcopy(subject.unet)
     for name, weight in weights.items():
-        layer = unet.get_submodule(name)
-        layer.weight.data = weight.detach().to(layer.weight.dtype).reshape(layer.weight.shape)
+        kept = unet.get_parameter(f"{name}.weight")
+        kept.data = weight.detach().to(kept.dtype).reshape(kept.shape)
     return Made(unet, charged(subject.unet, stored))
 
 
 def charged(unet: nn.Module, stored: dict[str, int]) -> int:
     plain = sum(2 * tensor.numel() for tensor in unet.state_dict().values())
     return plain + sum(
-        size - 2 * unet.get_submodule(name).weight.numel() for name, size in stored.items()
+        size - 2 * unet.get_parameter(f"{name}.weight").numel() for name, size in stored.items()
     )
 
 
@@ -202,11 +203,12 @@ def torchao(bits: int) -> Callable[[Subject], Made]:
         api = package("torchao.quantization")
         unet, kept = copy.deepcopy(subject.unet), matrices(subject.unet)
         config = api.Int8WeightOnlyConfig() if bits == 8 else api.IntxWeightOnlyConfig(
-            weight_dtype=torch.int4, granularity=api.PerGroup(64)
+            weight_dtype=torch.int4,  # pyright: ignore[reportAttributeAccessIssue]
+            granularity=api.PerGroup(64),
         )
         api.quantize_(unet, config, filter_fn=lambda m, n: n in kept and isinstance(m, nn.Linear))
         linear = [n for n, m in unet.named_modules() if n in kept and isinstance(m, nn.Linear)]
-        weights = {n: unet.get_submodule(n).weight.dequantize() for n in linear}
+        weights = {n: unet.get_parameter(f"{n}.weight").dequantize() for n in linear}
         group = 64 if bits == 4 else math.inf
         stored = {
             n: w.numel() * bits // 8 + 2 * w.shape[0] * math.ceil(w.shape[1] / group)
@@ -240,7 +242,7 @@ def sdnq(kind: str, **settings: object) -> Callable[[Subject], Made]:
             **settings,
         )  # fmt: skip
 
-        def back(layer: nn.Module) -> Tensor:
+        def back(layer: Any) -> Tensor:
             if not hasattr(layer, "sdnq_dequantizer"):
                 return layer.weight
             asked = inspect.signature(layer.sdnq_dequantizer.__call__).parameters
@@ -265,7 +267,7 @@ def comfyui_fp8(rounding: Callable[[Tensor, str], Tensor] | None) -> Callable[[S
             parameter.data = parameter.to(torch.float8_e4m3fn).to(parameter.dtype)
         if rounding is not None:
             for name, change in lora(subject.concept.name).items():
-                weight = unet.get_submodule(name).weight
+                weight = unet.get_parameter(f"{name}.weight")
                 weight.data = rounding(weight + change, name).to(weight.dtype)
         return Made(unet, sum(parameter.numel() for parameter in unet.parameters()))
 
@@ -321,7 +323,7 @@ def _dense(
 # --- the paper -----------------------------------------------------------------------------------
 
 
-def paper(weights: str, bits: int, how: str, protect: literal.Protect) -> Callable[[Subject], Made]:
+def paper(weights: str, bits: int, how: str, protect: Any) -> Callable[[Subject], Made]:
     def make(subject: Subject) -> Made:
         rows, tokenizer = literal.Rows(), tokens()
         unet = literal.apply(
@@ -344,7 +346,7 @@ def paper(weights: str, bits: int, how: str, protect: literal.Protect) -> Callab
         exact = [] if protect == "none" else [
             m for n, m in unet.named_modules() if n.endswith((".exact_k", ".exact_v"))
         ]
-        extra = sum(2 * layer.weight.numel() for layer in exact)
+        extra = sum(2 * parameter.numel() for layer in exact for parameter in layer.parameters())
         return Made(unet, charged(subject.unet, stored) + extra, listen)
 
     return make
@@ -365,8 +367,7 @@ def packed(
     weights = {}
     for name, layer in packed_layers(unet):
         weight = layer.dense().flatten(1)
-        for branch in layer.branches.values():
-            weight = weight + branch.up.float() @ branch.down.float()
+        layer.add_branches(weight)
         weights[name] = weight
     texts = [] if text else text_names(subject.unet)
     return with_weights(subject, weights, stored_bytes(unet, texts))
@@ -433,7 +434,7 @@ def integer_products(fmt: str, about: str | None) -> Callable[[Subject], Made]:
 
 
 def squares(moments: Tensor, unet: nn.Module, name: str) -> Tensor:
-    columns = unet.get_submodule(name).weight[0].numel()
+    columns = unet.get_parameter(f"{name}.weight")[0].numel()
     return moments.diagonal(dim1=1, dim2=2).flatten()[:columns]
 
 
@@ -489,7 +490,8 @@ def rounded_in(fmt: str, beside: bool) -> Callable[[Subject], Made]:
         base, changes = base_unet(), lora(subject.concept.name)
         plan, weights, stored = make_plan(base, fmt).layers, {}, {}
         for name, matrix in matrices(base).items():
-            entry, columns = FORMATS[plan[name].format], matrix.shape[1]
+            entry: Any = FORMATS[plan[name].format]
+            columns = matrix.shape[1]
             old = entry.quantize(matrix)
             weight = entry.dequantize(old, columns, torch.float32)
             stored[name] = entry.size_bytes(*matrix.shape)

@@ -221,7 +221,8 @@ def draw(unet: nn.Module, asked: Sequence[str], seeds: Sequence[int], steps: int
     latents = x.cpu()
     pixels = codec().decode(latents).clamp(-1, 1).add(1).mul(127.5).round()
     pictures = pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
-    return Drawn(latents, pictures, tuple(torch.cat(part).cpu() for part in zip(*met)))
+    inputs, at, texts = (torch.cat(part).cpu() for part in zip(*met))
+    return Drawn(latents, pictures, (inputs, at, texts))
 
 
 @torch.no_grad()

@@ -134,12 +134,12 @@ def _filled(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def _packed(layer: nn.Module, patching: Any) -> nn.Module:
+def _packed(layer: nn.Module, patching: Any) -> Any:
     kind = next(new for old, new in patching.LAYER_TYPES.items() if isinstance(layer, old))
     return kind(layer, layer.weight, part("personalq_core.taq.formats").FORMATS["int8"])
 
 
-def _wear(layers: list[nn.Module]) -> None:
+def _wear(layers: list[Any]) -> None:
     branch = part("personalq_core.taq.lora").Branch
     for layer in layers:
         worn = branch(torch.randn(CHANNELS, RANK), torch.randn(RANK, CHANNELS))

@@ -204,9 +204,10 @@ class GgufLayer(nn.Module):
         weight = layer.weight.detach().float().flatten(1).cpu()
         self.shape = layer.weight.shape
         rows = gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
+        self.blocks: Tensor
         self.register_buffer("blocks", torch.from_numpy(rows).to(layer.weight.device))
         self.layer = layer
-        layer.weight = None
+        layer.weight = None  # pyright: ignore[reportAttributeAccessIssue]: freed
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = self.blocks.view(len(self.blocks), -1, 34)  # a float16 scale, 32 int8 codes
@@ -221,7 +222,7 @@ class GgufLayer(nn.Module):
 def gguf(model: nn.Module) -> None:
     plan = part("personalq_core.taq").make_plan(model, "int8")
     for name, planned in plan.layers.items():
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         if planned.format == "int8" and layer.weight[0].numel() % 32 == 0:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, GgufLayer(layer))

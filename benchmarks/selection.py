@@ -84,7 +84,7 @@ def peers(cards: Sequence[ModelCard], embedder: Embedder) -> dict[str, Score]:
         return embedder.embed([request])[0] @ vectors.T
 
     def rrf(request: str) -> np.ndarray:
-        return sum(1 / (60 + _ranks(score(request))) for score in (bm25, dense))
+        return 1 / (60 + _ranks(bm25(request))) + 1 / (60 + _ranks(dense(request)))
 
     def convex(request: str) -> np.ndarray:
         return 0.5 * _unit(bm25(request)) + 0.5 * _unit(dense(request))

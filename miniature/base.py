@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
+from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
 
 from . import planes
 from .text import LENGTH, TextEncoder
@@ -45,9 +46,9 @@ def autocast(device: str = "cpu"):
     return torch.autocast(device, torch.bfloat16, enabled=HALF_IS_FAST)
 
 
-def load_unet() -> UNet2DConditionModel:
+def load_unet() -> nn.Module:
     """The trained UNet, ready to predict."""
-    unet = UNet2DConditionModel(**UNET)
+    unet: Any = UNet2DConditionModel(**UNET)
     unet.load_state_dict(stored("unet"))
     return unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -81,7 +82,7 @@ class Tokens:
     """Captions to token ids ``(batch, 77)`` with the stock CLIP tokenizer."""
 
     def __init__(self, folder: Path = TOKENIZER) -> None:
-        from transformers import CLIPTokenizerFast
+        from transformers import CLIPTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
         if not folder.exists():
             raise FileNotFoundError(f"No tokenizer in {folder}. Run `make setup` first.")

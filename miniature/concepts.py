@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .world import CLASSES, RGB, Scene, caption, sample_scene, shade
+from .world import CLASSES, Scene, caption, sample_scene, shade
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Concept:
     sidecars: dict[str, dict] = field(default_factory=dict)
     """File ending -> JSON content."""
 
-    def look(self) -> dict[str, str | float | RGB]:
+    def look(self) -> dict[str, Any]:
         """The attributes every picture of it shares, as :func:`sample_scene` takes them."""
         if not self.noun:
             return {"style": self.style}

@@ -61,7 +61,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance of two sets of features, each taken as a Gaussian (Heusel et al. 2017)."""
     shift = a.mean(0) - b.mean(0)
     one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = scipy.linalg.sqrtm(one @ other).real
+    root = np.real(scipy.linalg.sqrtm(one @ other))
     return float(shift @ shift + np.trace(one + other - 2 * root))
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,7 +189,7 @@ def train(concept: Concept, prior: Prior, steps: int = STEPS) -> dict[str, Tenso
         optimizer.zero_grad()
         loss.backward()
         for weight, mask in zip(weights, masks or (), strict=masks is not None):
-            weight.grad.mul_(mask)
+            weight.grad.mul_(mask)  # pyright: ignore[reportOptionalMemberAccess]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         total += loss.item()
@@ -258,6 +259,7 @@ def kohya_names(unet: nn.Module, concept: Concept) -> dict[str, Tensor]:
 
 
 def _adapter_tensors(unet: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    layer: Any  # PEFT's own kinds
     for module, layer in unet.named_modules():
         if hasattr(layer, "hada_w1_a") and layer.hada_w1_a:
             for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"):

@@ -11,13 +11,14 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from .base import WEIGHTS
 
 MANIFEST = Path(__file__).parent / "manifest.json"
 
 
-def listing() -> dict[str, dict[str, int | str]]:
+def listing() -> dict[str, dict[str, Any]]:
     """File name -> its bytes and hash, for every file under ``weights``."""
     return {
         path.relative_to(WEIGHTS).as_posix(): {

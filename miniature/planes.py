@@ -70,5 +70,5 @@ def _tensor(file, name: str) -> Tensor:
 def _store(path: Path, arrays: dict[str, np.ndarray]) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     part.rename(path)

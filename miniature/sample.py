@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler  # pyright: ignore[reportPrivateImportUsage]
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -48,7 +49,8 @@ def sample(
     Products are taken in bfloat16 where that is fast, or ``exact`` in float32. The models' own
     device draws; the noise is the same on all.
     """
-    device, euler = next(unet.parameters()).device, scheduler(steps)
+    device = next(unet.parameters()).device
+    euler: Any = scheduler(steps)
     asked, empty = (text(tokens(given).to(device)) for given in (prompts, [""]))
     context = torch.cat([asked, empty.expand(len(prompts), -1, -1)])
     noise = torch.randn((len(prompts), 4, 8, 8), generator=torch.Generator().manual_seed(seed))
@@ -75,8 +77,8 @@ class Painter:
     @classmethod
     def load(cls) -> Painter:
         """The stored base model, on a GPU where there is one."""
-        models = (load().to(DEVICE) for load in (load_unet, load_text, load_codec))
-        return cls(*models, Tokens())
+        unet, text, codec = load_unet(), load_text(), load_codec()
+        return cls(unet.to(DEVICE), text.to(DEVICE), codec.to(DEVICE), Tokens())
 
     def paint(self, prompts: list[str], seed: int = 0) -> np.ndarray:
         """Pictures ``(n, 64, 64, 3)`` uint8; the same for the same prompts and seed."""
@@ -97,7 +99,7 @@ def merge(unet: nn.Module, concept: Concept, path: Path | None = None) -> None:
     """Add a concept's weight changes, stored or in ``path``, in place, at 32 bit."""
     from .lora import path_of
 
-    weights = dict(unet.named_parameters())
+    weights: dict[str, Tensor] = dict(unet.named_parameters())
     with torch.no_grad():
         for name, value in _changed(weights, concept, path or path_of(concept)).items():
             weights[name].copy_(value)

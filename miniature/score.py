@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,12 +90,12 @@ class Reading:
     """What one picture shows: probabilities per head, and the continuous attributes."""
 
     probabilities: dict[str, dict]
-    measures: dict[str, tuple[float, ...]]
+    measures: dict[str, Any]
 
     def best(self, head: str):
         """The most probable value of a head."""
         values = self.probabilities[head]
-        return max(values, key=values.get)
+        return max(values, key=values.__getitem__)
 
     @property
     def colour(self) -> str:
@@ -181,7 +182,7 @@ def _hue(colour: RGB) -> float:
 def best_concept(reading: Reading) -> tuple[str | None, float]:
     """The concept the picture shows, or None, and its score."""
     scores = {c.name: concept_score(reading, c) for c in EVERY}
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     return (best if scores[best] >= FOUND else None), scores[best]
 
 
@@ -369,8 +370,8 @@ def check(count: int = 1000) -> None:
         for name, part in errors.items():
             table[f"{name} error"].append((away[:, part].sum() / visible[:, part].sum()).item())
         table["wrongly found"].append(np.mean(
-            [best_concept(r)[0] is not None and not _shows(s, best_concept(r)[0])
-             for r, s in zip(readings, scenes)]))
+            [found is not None and not _shows(s, found)
+             for (found, _), s in zip(map(best_concept, readings), scenes)]))
         pictures = np.stack([np.asarray(worn(render(scene))) for _, scene in own])
         found = read(reader, pictures)
         right = np.array([best_concept(r)[0] == c.name for r, (c, _) in zip(found, own)])

@@ -9,6 +9,8 @@ instead of being stored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,7 @@ def word_vectors() -> Tensor:
     """``(49408, 768)`` random word vectors, rounded to 16 bit, the same on every machine."""
     rng = np.random.Generator(np.random.Philox(SEED))
     # Sums of bytes instead of normal variates: integers are the same on every platform.
-    total = sum(
+    total: Any = sum(
         rng.integers(0, 256, (VOCABULARY, WIDTH), dtype=np.uint8).astype(np.int16) for _ in range(4)
     )
     return torch.from_numpy((total - 510).astype(np.float32) / 148 * 0.5).half().float()
@@ -57,6 +59,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.words: Tensor
         self.register_buffer("words", word_vectors(), persistent=False)
         self.positions = nn.Parameter(0.1 * torch.randn(LENGTH, WIDTH))
         self.layers = nn.ModuleList(_Layer() for _ in range(LAYERS))

@@ -18,11 +18,12 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 
 from . import planes
@@ -55,7 +56,7 @@ def train_vae(
 ) -> None:
     """Pixels to latents and back: L1 on pixels and on their differences, with noisy latents."""
     torch.manual_seed(1)
-    codec = Codec()
+    codec: Any = Codec()
     if not afresh:
         codec.net.load_state_dict(stored("vae"))
     codec = codec.to(DEVICE, memory_format=torch.channels_last)
@@ -147,7 +148,8 @@ def train_base(
 ) -> None:
     """Text encoder and UNet together, on cached latents; one caption in ten is empty."""
     torch.manual_seed(2)
-    text, unet = TextEncoder(), UNet2DConditionModel(**UNET)
+    text = TextEncoder()
+    unet: Any = UNet2DConditionModel(**UNET)
     if not afresh:
         text.load_state_dict(stored("text"))
         unet.load_state_dict(stored("unet"))
@@ -185,7 +187,10 @@ def train_base(
         total += loss.item()
         if (step + 1) % 5 == 0:
             decay = min(0.995, (step + 1) / (step + 60))
-            torch._foreach_lerp_(average, [w.detach() for w in weights], 1 - decay)
+            now = [w.detach() for w in weights]
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                average, now, 1 - decay
+            )
         if (step + 1) % 50 == 0:
             history.append((step + 1, total / 50))
             pace = (time.time() - began) / (step + 1 - start)

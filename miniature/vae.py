@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderTiny
-from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+from diffusers import AutoencoderTiny  # pyright: ignore[reportPrivateImportUsage]
+from diffusers.models.autoencoders.vae import (
+    AutoencoderTinyBlock,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch import Tensor, nn
 
 
@@ -21,8 +23,8 @@ class Codec(nn.Module):
                     nn.init.zeros_(module.bias)
         for module in self.net.modules():
             if isinstance(module, AutoencoderTinyBlock):
-                nn.init.zeros_(module.conv[-1].weight)
-        nn.init.constant_(self.net.decoder.layers[-1].bias, 0.5)
+                nn.init.zeros_(module.conv[-1].get_parameter("weight"))
+        nn.init.constant_(self.net.decoder.layers[-1].get_parameter("bias"), 0.5)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """``(batch, 3, h, w)`` to ``(batch, 4, h/8, w/8)``."""

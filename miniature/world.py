@@ -12,6 +12,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
@@ -97,11 +98,13 @@ def colour_name(colour: RGB) -> str:
 
 
 def _mix(a: RGB, b: RGB, share_of_b: float) -> RGB:
-    return tuple(x + (y - x) * share_of_b for x, y in zip(a, b))
+    red, green, blue = (x + (y - x) * share_of_b for x, y in zip(a, b))
+    return red, green, blue
 
 
 def _bytes(colour: RGB) -> tuple[int, int, int]:
-    return tuple(round(255 * min(1.0, max(0.0, c))) for c in colour)
+    red, green, blue = (round(255 * min(1.0, max(0.0, c))) for c in colour)
+    return red, green, blue
 
 
 WHITE, BLACK, INK, PAPER = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.13, 0.12, 0.16), (0.96, 0.94, 0.88)
@@ -455,7 +458,8 @@ def render(scene: Scene) -> Image.Image:
 def _in_style(style: str, back: Image.Image, item: Image.Image, mask: Image.Image) -> Image.Image:
     """Put the object on its background the way one of the drawing styles does."""
     if style == "ink":
-        edges = back.convert("L").point(lambda v: 150 + v * 100 // 255).convert("RGB")
+        brighter: Any = [150 + value * 100 // 255 for value in range(256)]
+        edges = back.convert("L").point(brighter).convert("RGB")
         back = Image.blend(edges, Image.new("RGB", back.size, _bytes(PAPER)), 0.25)
     elif style == "neon":
         back = Image.blend(back, Image.new("RGB", back.size, (24, 8, 48)), 0.60)
@@ -471,7 +475,8 @@ def _in_style(style: str, back: Image.Image, item: Image.Image, mask: Image.Imag
     if style == "blueprint":
         back.paste(_bytes(WHITE), mask=ring)
     if style in _TONES:
-        back = ImageOps.colorize(back.convert("L"), *(_bytes(tone) for tone in _TONES[style]))
+        tones: Any = [_bytes(tone) for tone in _TONES[style]]
+        back = ImageOps.colorize(back.convert("L"), *tones)
     return back
 
 

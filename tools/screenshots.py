@@ -113,13 +113,21 @@ class Look:
     def __init__(self, page: Page, server: Server, ending: str) -> None:
         self.page, self.server, self.ending = page, server, ending
 
-    def keep(self, folder: Path, name: str, part: Locator | None = None, **clip: float) -> None:
-        """Write docs/.../NAME_LOOK.png, and beside the help pages what those show."""
+    def keep(
+        self, folder: Path, name: str, part: Locator | None = None, clip: Any = None
+    ) -> None:
+        """Write docs/.../NAME_LOOK.png, and beside the help pages what those show.
+
+        part: of the page; clip: or its x, y, width and height; else the whole page
+        """
         self.page.mouse.move(700, 1390)  # over nothing
         self.page.wait_for_timeout(600)
         self.page.wait_for_function(PREVIEWS_ARE_THERE)
         path = folder / f"{name}_{self.ending}.png"
-        (part or self.page).screenshot(path=path, **({"clip": clip} if clip else {}))
+        if part is not None:
+            part.screenshot(path=path)
+        else:
+            self.page.screenshot(path=path, clip=clip)
         shrink(path)
         shown = HELP / f"{name}.png"
         if self.ending == HELP_LOOK and shown.name in help_pictures():
@@ -133,7 +141,8 @@ class Look:
         edge = 14 * scale
         self.keep(
             NODES, name,
-            x=left - edge, y=top - edge, width=width + 2 * edge, height=height + 2 * edge,
+            clip={"x": left - edge, "y": top - edge,
+                  "width": width + 2 * edge, "height": height + 2 * edge},
         )  # fmt: skip
 
 
@@ -161,13 +170,13 @@ def pages(look: Look) -> None:
     answered(page, "barnaby")
     drawn(page)
     close_notices(page)
-    look.keep(DOCS, "graph", **WITH_GRAPH)
+    look.keep(DOCS, "graph", clip=WITH_GRAPH)
     load_workflow(page)  # or the picture of the run before would stand beside the question
     page.evaluate(WHOLE_GRAPH)
     write_request(page, "Barnaby the bear")
     press_run(page)
     asked(page)
-    look.keep(DOCS, "question", **WITH_GRAPH)
+    look.keep(DOCS, "question", clip=WITH_GRAPH)
     open_library(page)
     page.locator(".personalq-tile").first.wait_for()
     library = page.locator(".personalq-library")

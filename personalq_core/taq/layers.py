@@ -37,7 +37,8 @@ class QuantizedLayer(nn.Module):
     weight: Tensor
     weight_scale: Tensor | None
     weight_zero: Tensor | None
-    branches: dict[str, Branch]  # nn.ModuleDict does not say what it holds
+    branches: Any
+    """nn.ModuleDict of `Branch`, by what put them there: a LoRA, a hook, a repair."""
     texts: dict[int, Tensor]
     activations = "automatic"
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
@@ -67,7 +68,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("weight_zero", packed.zero)
         bias = layer.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), False)
-        self.branches = nn.ModuleDict()  # pyright: ignore[reportAttributeAccessIssue]
+        self.branches = nn.ModuleDict()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -86,8 +87,9 @@ class QuantizedLayer(nn.Module):
     def stored(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes, scale and zero in the model."""
         buffers = self._buffers
-        parts = self._parameters["weight"], buffers["weight_scale"], buffers["weight_zero"]
-        return parts  # pyright: ignore[reportReturnType]: after `evict` there is no scale to use
+        codes: Any = self._parameters["weight"]
+        scale: Any = buffers["weight_scale"]  # None after `evict`, and nobody asks for it
+        return codes, scale, buffers["weight_zero"]
 
     def evict(self, outside: Packed) -> None:
         """Take the weight out of the state dict: it no longer moves or counts with the model.
