@@ -21,7 +21,7 @@ from miniature.sample import merge, sigmas
 from miniature.text import TextEncoder
 from miniature.vae import Codec
 from miniature.world import CLASSES, COLOURS, render
-from personalq_core.taq.calibrate import Predict, Probe, make_probes
+from personalq_core.taq.calibrate import Predict, Probe, Prompts, make_probes
 
 CFG = 2.0
 LEVELS = tuple(1 - step / 9 for step in range(10))
@@ -139,12 +139,12 @@ def renders(concept: Concept, count: int) -> np.ndarray:
     return np.stack([np.asarray(render(concept.scene(rng))) for _ in range(count)])
 
 
-def predict_with(unet: nn.Module) -> Predict:
+def predict_with(unet: nn.Module, context: Tensor) -> Predict:
     """The UNet as `calibrate` calls it: levels of noise in, predicted noise out."""
     times, levels = sigmas(1000)
     order = levels[:-1].flip(0).numpy()
 
-    def predict(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+    def predict(x: Tensor, sigma: Tensor) -> Tensor:
         # On a logarithmic scale, as the sampler reads its table.
         time = np.interp(sigma.log().cpu().numpy(), np.log(order), times.flip(0).numpy())
         scaled = x / (1 + sigma[:, None, None, None] ** 2).sqrt()
@@ -181,14 +181,17 @@ def probes(
         "noise": {},
     }[about]  # fmt: skip
     device = next(unet.parameters()).device
-    contexts = {role: [torch.cat([*map(context, t)]).to(device)] for role, t in given.items()}
+    contexts = {role: torch.cat([*map(context, t)]).to(device) for role, t in given.items()}
     if about == "noise":
         drawn = torch.randn(4 * count, 77, 768, generator=torch.Generator().manual_seed(0))
-        contexts = {"generic": [drawn.to(device)]}
+        contexts = {"generic": drawn.to(device)}
     falling = sigmas(1000)[1]
     levels = [float(falling[round((1 - part) * 999)]) for part in at]
-    predict = predict_with(unet)
-    return make_probes(predict, contexts, (4, 8, 8), levels, seed=7000, device=device)
+    batches = [
+        Prompts(role, range(len(texts)), predict_with(unet, texts))
+        for role, texts in contexts.items()
+    ]
+    return make_probes(batches, (4, 8, 8), levels, seed=7000, device=device)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import comfy.lora
+import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
 from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
-from ...personalq_core.taq.quantize import Pack, packed_together
+from ...personalq_core.taq.quantize import GPU_ROOM, Pack, packed_together
 from ...personalq_core.taq.text_cache import (
     cache_text,
     full_precision_text,
@@ -38,6 +39,8 @@ from .patching import LAYER_TYPES, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+BYPASS, MULTI_GPU = "bypass_lora", "multigpu"
+"""ComfyUI's names for what its LoRA loader in bypass mode and MultiGPU CFG Split put on a MODEL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def with_weights_at_hand(source: Any) -> Any:
         return source
     try:
         plain = source.clone(disable_dynamic=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a loader's own, which knows of no such wish
         raise TaqError(
             "The loader of this MODEL cannot load it again for quantizing. Use one of ComfyUI's "
             "own loaders, or start ComfyUI with --disable-dynamic-vram."
@@ -223,6 +226,11 @@ def _check(source: Any) -> None:
         raise TaqError(
             "This MODEL is already quantized by TAQ. Connect the MODEL from before that node."
         )
+    if source.injections.get(BYPASS):
+        raise TaqError(
+            "A LoRA in bypass mode is connected before TAQ: it changes the original model while it "
+            "runs, not the packed one. Connect it after TAQ Quantize, or switch its bypass off."
+        )
     for name, part in source.object_patches.items():
         replaced = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
         if name.startswith(PREFIX[:-1]) and isinstance(replaced, nn.Module):
@@ -230,10 +238,12 @@ def _check(source: Any) -> None:
                 f"A node before TAQ replaces {name}, which would keep the weights as they were. "
                 "Connect that node after TAQ Quantize."
             )
-    for name, layer in quantizable(diffusion_model):
-        weight = layer.weight
-        if type(weight.data) is not Tensor or weight.dtype not in FLOATS:
-            kind = getattr(weight, "dtype", None) or type(weight).__name__
+    # Layers that read quantized weights need not be Linear, and need not all be quantized.
+    weights = dict(diffusion_model.named_parameters())
+    weights |= {f"{name}.weight": layer.weight for name, layer in quantizable(diffusion_model)}
+    for name, weight in weights.items():
+        kind = weight.dtype if type(weight.data) is Tensor else type(weight.data).__name__
+        if weight.ndim > 1 and kind not in FLOATS:
             raise TaqError(
                 f"This MODEL is already quantized ({name} is stored as {kind}). "
                 "Load the model's 16-bit file (weight_dtype: default) and quantize that."
@@ -253,6 +263,8 @@ def _quantize(
 
     patched: with the patches pending on `source`, added in float32.
     """
+    if source.load_device.type != "cpu":
+        comfy.model_management.free_memory(GPU_ROOM, source.load_device)
     weights = source.get_key_patches()
 
     def merged(key: str) -> Tensor:
@@ -367,6 +379,10 @@ def _patcher_for(source: Any, bare: Any) -> Any:
             setattr(patcher, changed, getattr(bare, changed))
     patcher.cached_hook_patches, patcher.current_hooks = {}, None
     patcher.is_injected = False
+    # What newer versions would take for this model: the source's copies on other GPUs, its name.
+    patcher.remove_additional_models(MULTI_GPU)
+    if hasattr(bare, "clone_base_uuid"):
+        patcher.clone_base_uuid = bare.clone_base_uuid
     patcher.cached_patcher_init = None  # what would load the source again
     _compile_anew(patcher)
     return patcher

@@ -81,6 +81,7 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp, QuantizedLayer):
     """
 
     comfy_cast_weights = True
+    _full_precision_mm = True  # else ComfyUI may take the codes for weights in a product of its own
 
     def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
         """Codes, in whatever type the patcher cast them to -> the weight in float32."""

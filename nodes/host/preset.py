@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,7 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         target = wish.target_mb * 1_000_000 or round(MIXED_SHARE * 2 * _weights(model))
         # The text's layers stay outside the model: their bits are free.
         texts = text_names(model)
-        outside = sum(2 * model.get_parameter(f"{name}.weight").numel() for name in texts)
+        outside = sum(model.get_parameter(f"{name}.weight").nbytes for name in texts)
         known = moments() if calibrated else None
         # Every layer is tried on them, so they are few: the plan loses 0.2 dB (docs/fidelity.md).
         few = heard(levels=MIDDLE, prompts=1)
@@ -142,13 +143,17 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
         try:
             return fit_plan(model, felt, target_bytes=target + outside)
         except TargetTooSmall as error:
+            if not wish.target_mb:  # in 32 bits, what is kept may take more than the preset's share
+                return fit_plan(model, felt, target_bytes=error.smallest)
             least = math.ceil((error.smallest - outside) / 1_000_000)
             raise TaqError(
                 f"target_mb {round(target / 1_000_000):,} is too small: this model takes at least "
                 f"{least:,} MB. Raise target_mb, or choose 4-bit with target_mb 0."
             ) from error
 
-    learnt = (source.patches_uuid, *wish.learnt_from) if calibrated or mixed else ()
+    schedule = source.object_patches.get("model_sampling")  # the levels of noise are its own
+    heard_at = schedule and weakref.ref(schedule)
+    learnt = (source.patches_uuid, heard_at, *wish.learnt_from) if calibrated or mixed else ()
     patcher, plan = quantized_model(
         source,
         fmt,

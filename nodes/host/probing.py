@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...personalq_core.taq import TaqError
-from ...personalq_core.taq.calibrate import Probe, make_probes
+from ...personalq_core.taq.calibrate import Probe, Prompts, make_probes
+from ...personalq_core.taq.quantize import GPU_ROOM
+from .sampling import fitting_latent
 
 SCENES = ("a photo of {} on the beach", "a painting of {}", "{} sitting in the snow")
 GENERIC = ("a red car in a street", "a bowl of fruit on a table", "portrait of a woman")
@@ -43,78 +45,87 @@ def probes(
     text of one fixed width.
     """
     shape, device = _shape(source, latent), source.load_device
-    told: dict[int, dict[str, Any]] = {}
-
-    def together(conditionings: Sequence[list]) -> list[Tensor]:
-        """The texts of conditionings, in batches; what else the model is given with one is kept by
-        its place."""
-        texts = []
-        for given in _batches(source.model, conditionings, shape, device):
-            texts.append(given["c_crossattn"])
-            told[texts[-1].data_ptr()] = given
-        return texts
-
     if clip is None:
-        contexts = {"generic": together(_noise_texts(source.model, prompts))}
+        asked = {"generic": _noise_texts(source.model, prompts)}
     else:
         words = {"trigger": trigger.strip(), "class": class_word.strip()}
-        asked = {
+        texts = {
             role: [scene.format(word) for scene in SCENES] for role, word in words.items() if word
         } | {"generic": GENERIC}
-        contexts = {
-            role: together([
-                clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts[:prompts]
-            ])
-            for role, texts in asked.items()
+        asked = {
+            role: [
+                clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in some[:prompts]
+            ]
+            for role, some in texts.items()
         }  # fmt: skip
-
-    needed = source.memory_required([prompts, *shape])
+    batches = [
+        Prompts(role, numbers, functools.partial(_predict, source.model, given))
+        for role, conditionings in asked.items()
+        for numbers, given in _batches(source.model, conditionings, shape, device)
+    ]
+    needed = source.memory_required([prompts, *shape]) + GPU_ROOM
     comfy.model_management.load_models_gpu([source], memory_required=needed)
-
-    def predict(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        clean = source.model.apply_model(x, sigma, **told[context.data_ptr()])
-        return (x - clean) / sigma.view(-1, *[1] * (x.dim() - 1))
-
     schedule = source.model.model_sampling
     sigmas = [float(schedule.percent_to_sigma(1 - level)) for level in levels]
-    return make_probes(predict, contexts, shape, sigmas, device=device)
+    return make_probes(batches, shape, sigmas, device=device)
+
+
+def _predict(model: Any, given: dict[str, Any], x: Tensor, sigma: Tensor) -> Tensor:
+    clean = model.apply_model(x, sigma, **given)
+    return (x - clean) / sigma.view(-1, *[1] * (x.dim() - 1))
 
 
 def _shape(source: Any, latent: dict[str, Any] | None) -> tuple[int, ...]:
     """Of one latent of the model, without the batch."""
-    given = torch.zeros(1, 1, SIDE, SIDE) if latent is None else latent["samples"]
-    return tuple(comfy.sample.fix_empty_latent_channels(source, given).shape[1:])
+    given = {"samples": torch.zeros(1, 1, SIDE, SIDE)} if latent is None else latent
+    shape = tuple(fitting_latent(source, given).shape[1:])
+    channels = source.get_model_object("latent_format").latent_channels
+    if shape[0] != channels:
+        raise TaqError(
+            f"latent_image has {shape[0]} channels, this MODEL draws with {channels}. Connect an "
+            "empty latent image of the size you draw in, or a picture encoded by the model's VAE."
+        )
+    return shape
 
 
 def _batches(
     model: Any, prompts: Sequence[list], shape: tuple[int, ...], device: torch.device
-) -> list[dict[str, Any]]:
+) -> list[tuple[list[int], dict[str, Any]]]:
     """What a sampler would give the model with these conditionings, by ComfyUI's names; those that
-    it would run together, together."""
+    it would run together, together. With the numbers of the prompts in each."""
     conds = [comfy.sampler_helpers.convert_cond(prompt)[0] for prompt in prompts]
     empty = torch.zeros(1, *shape, device=device)
     encoded = comfy.samplers.encode_model_conds(
         model.extra_conds, conds, empty, device, "positive", latent_image=empty
     )
-    batches: list[list[dict[str, Any]]] = []
-    for each in encoded:
+    batches: list[tuple[list[int], list[dict[str, Any]]]] = []
+    for number, each in enumerate(encoded):
         given = {
             name: cond.process_cond(batch_size=1, area=None)
             for name, cond in each["model_conds"].items()
         }
-        for batch in batches:
-            if all(cond.can_concat(given[name]) for name, cond in batch[0].items()):
+        _check_text(model, given)
+        for numbers, batch in batches:
+            if comfy.samplers.cond_equal_size(batch[0], given):
+                numbers.append(number)
                 batch.append(given)
                 break
         else:
-            batches.append([given])
+            batches.append(([number], [given]))
     return [
-        {
-            name: _on(device, cond.concat([other[name] for other in others]))
-            for name, cond in first.items()
-        }
-        for first, *others in batches
+        (numbers, {n: _on(device, v) for n, v in comfy.samplers.cond_cat(batch).items()})
+        for numbers, batch in batches
     ]
+
+
+def _check_text(model: Any, given: dict[str, Any]) -> None:
+    wanted = model.model_config.unet_config.get("context_dim")
+    text = given["c_crossattn"].cond if "c_crossattn" in given else None
+    if isinstance(wanted, int) and text is not None and text.shape[-1] != wanted:
+        raise TaqError(
+            f"This CLIP belongs to another kind of model: its text is {text.shape[-1]} numbers a "
+            f"word, this MODEL reads {wanted}. Connect the CLIP of the same checkpoint."
+        )
 
 
 def _on(device: torch.device, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import comfy.sample
@@ -28,7 +29,7 @@ def draw(
     scheduler: str,
 ) -> Tensor:
     """The first picture that KSampler and VAE Decode make of this: (height, width, 3), 0..1."""
-    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    start = fitting_latent(model, latent)
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     bar = comfy.utils.ProgressBar(steps)
     samples = comfy.sample.sample(
@@ -48,6 +49,18 @@ def draw(
     )
     pictures = vae.decode(samples)
     return pictures.reshape(-1, *pictures.shape[-3:])[0]
+
+
+def fitting_latent(model: Any, latent: dict[str, Any]) -> Tensor:
+    """A latent (batch, channels, ...); an empty one as KSampler makes it fit the model. Newer
+    versions of ComfyUI also change its size, by what it says a pixel of it stands for."""
+    fix = comfy.sample.fix_empty_latent_channels
+    stands_for = [
+        latent.get(name)
+        for name in ("downscale_ratio_spacial", "downscale_ratio_temporal")
+        if name in inspect.signature(fix).parameters
+    ]
+    return fix(model, latent["samples"], *stands_for)
 
 
 def preview(pictures: Tensor, node: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .calibrate import ROLES, Probe, Progress, role_weights
+from .calibrate import ROLES, Probe, Progress, probe_weights
 from .formats import FORMATS
 from .plan import KEPT, LayerPlan, TaqPlan, make_plan, quantizable
 from .quantize import batches, packed_together
-from .repair import repair
+from .repair import TINY, repair
 from .repair import size_bytes as repair_bytes
 
 CHOICES = ("int4", "int8")
@@ -48,10 +48,11 @@ def sensitivity(
     moments = moments or {}
     plan = make_plan(model, choices[0].partition("+")[0]).layers
     tried = {n: p for n, p in plan.items() if p.format != KEPT and n not in leave_out}
-    counts = role_weights([probe.role for probe in probes], shares)
+    counts = probe_weights(probes, shares)
 
     def weight_of(name: str) -> Tensor:
-        return model.get_parameter(f"{name}.weight").float()
+        # A host may keep some layers elsewhere, and bring them as they are needed.
+        return model.get_parameter(f"{name}.weight").to(exact[0].device, torch.float32)
 
     with torch.no_grad():
         exact = [probe.run() for probe in probes]
@@ -63,7 +64,7 @@ def sensitivity(
                 lost = [_heard(matrix - back, hurt) for back in backs]
                 weight = model.get_parameter(f"{name}.weight")
                 moved = _moved(weight, backs[0], probes, counts, exact)
-                found[name] = {c: moved * e / max(lost[0], 1e-30) for c, e in zip(choices, lost)}
+                found[name] = {c: moved * e / max(lost[0], TINY) for c, e in zip(choices, lost)}
                 if progress is not None:
                     progress(len(found), len(tried))
     return found
@@ -103,14 +104,18 @@ def _moved(
     exact: Sequence[Tensor],
 ) -> float:
     kept = weight.data
-    weight.data = rounded.view_as(kept).to(kept.dtype)
+    weight.data = rounded.view_as(kept).to(kept)
     try:
         return sum(
-            count * ((probe.run() - out).square().mean() / out.square().mean()).item()
+            count * _mean_square(probe.run() - out) / max(_mean_square(out), TINY)
             for probe, count, out in zip(probes, counts, exact)
         )
     finally:
         weight.data = kept
+
+
+def _mean_square(x: Tensor) -> float:
+    return x.float().square().mean().item()
 
 
 class TargetTooSmall(ValueError):
@@ -131,7 +136,7 @@ def fit_plan(
     """The plan of least error whose packed model takes at most `target_bytes`.
 
     target_error: instead, the smallest plan whose summed sensitivity is at most this.
-    target_bytes counts the whole state dict, kept layers at 16 bit.
+    target_bytes counts the whole state dict, what is kept in the type it has now.
     Raises TargetTooSmall where no plan is so small.
 
     Starts from the fewest bits and buys, step by step, what removes most error a byte: optimal up
@@ -144,8 +149,8 @@ def fit_plan(
         for name, changes in found.items()
         if lowest.layers[name].format != KEPT
     }
-    total = sum(2 * t.numel() for t in model.state_dict().values())
-    total += sum(ladder[0][0] - 2 * layers[n].weight.numel() for n, ladder in steps.items())
+    total = sum(t.nbytes for t in model.state_dict().values())
+    total += sum(ladder[0][0] - layers[n].weight.nbytes for n, ladder in steps.items())
     if target_bytes is not None and total > target_bytes:
         raise TargetTooSmall(total, target_bytes)
     error = sum(ladder[0][1] for ladder in steps.values())
@@ -180,7 +185,7 @@ def _steps(
 ) -> list[tuple[int, float, str]]:
     """(bytes, error, choice) of a layer, growing, each step's gain a byte below the one before."""
     rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-    sizes = {KEPT: 2 * rows * columns}
+    sizes = {KEPT: layer.weight.nbytes}
     for choice in changes:
         name, _, rank = choice.partition("+")
         if FORMATS[name].bits >= FORMATS[lowest].bits:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .plan import quantizable
+from .quantize import TaqError
 
 ROLES = {"trigger": 0.5, "class": 0.25, "generic": 0.25}
 """How much each kind of prompt counts. A kind without prompts leaves its share to the others."""
@@ -30,13 +32,32 @@ TOKENS = 512
 """Inputs of a layer that are taken from one call of the model, drawn evenly: more would only cost
 time."""
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x (batch, ...), sigma (batch,), context (batch, tokens, width)) -> predicted noise like x.
+NOT_FINITE = (
+    "On a prompt that it was to be fitted to, this model computes numbers that are not finite, as "
+    "for a black picture. Try ComfyUI's --force-upcast-attention or --fp32-unet, or choose 8-bit, "
+    "which fits nothing."
+)
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(x (batch, ...), sigma (batch,)) -> predicted noise like x, for the prompts it stands for.
 
 x is the noisy picture, not scaled for the network: clean + sigma * noise, as k-diffusion has it."""
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that run as one batch.
+
+    role: a key of ROLES
+    numbers: which prompts of their role they are
+    """
+
+    role: str
+    numbers: Sequence[int]
+    predict: Predict
 
 
 @dataclass(frozen=True)
@@ -46,16 +67,17 @@ class Probe:
     role: a key of ROLES
     run: calls the model on them and returns the predicted noise (batch, ...)
     calls: how often `run` calls the model
+    prompts: how many it stands for
     """
 
     role: str
     run: Callable[[], Tensor]
     calls: int = 1
+    prompts: int = 1
 
 
 def make_probes(
-    predict: Predict,
-    contexts: Mapping[str, Sequence[Tensor]],
+    prompts: Sequence[Prompts],
     shape: Sequence[int],
     sigmas: Sequence[float],
     *,
@@ -63,32 +85,28 @@ def make_probes(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> list[Probe]:
-    """A probe per context: the noisy pictures that Euler's method meets on the way from `sigmas`.
+    """A probe per batch: the noisy pictures that Euler's method meets on the way from `sigmas`.
 
-    contexts: by role, embeddings of prompts, each (prompts, tokens, width)
     shape: of one latent, without the batch
     sigmas: falling noise levels above 0; one step each
 
     Nothing is drawn before a probe runs. The prompts of a role share their noise with the other
     roles' prompts of the same number, so that trigger and class word differ by the word alone.
+    Running one raises TaqError where the model predicts no finite numbers.
     """
     probes = []
-    for role, given in contexts.items():
-        number = seed
-        for context in given:
-            noise = [
-                torch.randn(1, *shape, generator=torch.Generator().manual_seed(number + n))
-                for n in range(len(context))
-            ]
-            number += len(context)
-            start = torch.cat(noise).to(device, dtype) * sigmas[0]
-            probes.append(Probe(role, _walk(predict, start, sigmas, context), len(sigmas)))
+    for batch in prompts:
+        noise = [
+            torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed + number))
+            for number in batch.numbers
+        ]
+        start = torch.cat(noise).to(device, dtype) * sigmas[0]
+        run = _walk(batch.predict, start, sigmas)
+        probes.append(Probe(batch.role, run, len(sigmas), len(batch.numbers)))
     return probes
 
 
-def _walk(
-    predict: Predict, start: Tensor, sigmas: Sequence[float], context: Tensor
-) -> Callable[[], Tensor]:
+def _walk(predict: Predict, start: Tensor, sigmas: Sequence[float]) -> Callable[[], Tensor]:
     """Predictions (levels * batch, ...) on the way from `start`; where it led is remembered."""
     met = [start]
 
@@ -97,7 +115,9 @@ def _walk(
         found = []
         for level, (now, then) in enumerate(itertools.pairwise([*sigmas, 0.0])):
             x = met[level]
-            found.append(predict(x, x.new_full((len(x),), now), context))
+            found.append(predict(x, x.new_full((len(x),), now)))
+            if not found[-1].isfinite().all():
+                raise TaqError(NOT_FINITE)
             if len(met) < len(sigmas):
                 met.append(x + found[-1] * (then - now))
         return torch.cat(found)
@@ -124,33 +144,41 @@ def importance(
     keep_on: where they are gathered; `moments_bytes` says how much that takes.
 
     Grouped convolutions are left out: their columns meet different inputs in each group.
+    Raises TaqError where a layer hears what is not finite.
     """
     moments: dict[str, Tensor] = {}
     count = 0.0
 
     def hear(name: str, layer: nn.Linear | nn.Conv2d) -> Callable:
-        def hook(_: nn.Module, given: tuple, __: object) -> None:
-            x = inputs(layer, given[0])
-            x = x[:: math.ceil(len(x) / TOKENS)].float()
-            x = x * math.sqrt(count / len(x))
+        def hook(_: nn.Module, given: tuple, named: dict[str, Tensor], __: object) -> None:
+            (x,) = given or named.values()
+            x = inputs(layer, x, TOKENS).float()
+            x = x * math.sqrt(count / max(1, len(x)))
             # Sums of products in 16 bit would not be positive definite.
             with torch.autocast(x.device.type, enabled=False):
                 _add_moments(moments, name, x, correlations, keep_on)
 
         return hook
 
-    hooks = [layer.register_forward_hook(hear(n, layer)) for n, layer in _heard(model, names)]
+    hooks = [
+        layer.register_forward_hook(hear(name, layer), with_kwargs=True)
+        for name, layer in _heard(model, names)
+    ]
     calls, done = sum(probe.calls for probe in probes), itertools.count(1)
     if progress is not None:
         hooks.append(model.register_forward_hook(lambda *_: progress(next(done), calls)))
     try:
-        for probe, weight in zip(probes, role_weights([probe.role for probe in probes], shares)):
+        for probe, weight in zip(probes, probe_weights(probes, shares)):
             count = weight / probe.calls
             with torch.no_grad():
                 probe.run()
     finally:
         for hook in hooks:
             hook.remove()
+    for name, heard in moments.items():
+        power = heard.diagonal(dim1=1, dim2=2) if heard.ndim == 3 else heard
+        if not power.isfinite().all():
+            raise TaqError(f"{NOT_FINITE} (The first layer to hear them is {name}.)")
     return moments
 
 
@@ -196,18 +224,38 @@ def blocks_of(columns: int) -> tuple[int, int]:
     return blocks, math.ceil(columns / blocks / 64) * 64
 
 
-def role_weights(roles: Sequence[str], shares: Mapping[str, float] = ROLES) -> list[float]:
-    """What each probe counts: its role's share, split among the role's probes; they sum to 1."""
-    present = {role: shares[role] for role in roles}
-    total = sum(present.values()) or 1.0
-    return [shares[role] / total / roles.count(role) for role in roles]
+def probe_weights(probes: Sequence[Probe], shares: Mapping[str, float] = ROLES) -> list[float]:
+    """What each probe counts: its part of the role's share, by its prompts; they sum to 1."""
+    prompts: Counter[str] = Counter()
+    for probe in probes:
+        prompts[probe.role] += probe.prompts
+    total = sum(shares[role] for role in prompts)
+    return [shares[p.role] / total * p.prompts / prompts[p.role] for p in probes]
 
 
-def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """The vectors that the rows of a layer's weight are multiplied with: (number, columns)."""
+def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor, most: int) -> Tensor:
+    """At most so many of the vectors that the rows of a layer's weight are multiplied with, drawn
+    evenly: (number, columns)."""
     if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2)
-    if isinstance(layer.padding, str):
-        raise ValueError("a convolution padded by name has no fixed padding; use numbers")
-    patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return patches.transpose(1, 2).flatten(0, 1)
+        x = x.reshape(-1, x.shape[-1])
+        return x[_evenly(len(x), most, x.device)]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    # Positions first, then their patches: all patches together are many times the picture.
+    seen = x
+    for dimension, (kernel, spread, step) in enumerate(
+        zip(layer.kernel_size, layer.dilation, layer.stride), 2
+    ):
+        seen = seen.unfold(dimension, spread * (kernel - 1) + 1, step)
+    seen = seen[..., :: layer.dilation[0], :: layer.dilation[1]]
+    batch, _, rows, columns = seen.shape[:4]
+    at = _evenly(batch * rows * columns, most, x.device)
+    picture, row, column = at // (rows * columns), at // columns % rows, at % columns
+    return seen[picture, :, row, column].flatten(1)
+
+
+def _evenly(count: int, most: int, device: torch.device) -> Tensor:
+    """Indices of at most `most` of `count`, from the first to the last."""
+    if count <= most:
+        return torch.arange(count, device=device)
+    return torch.arange(most, device=device) * (count - 1) // max(1, most - 1)

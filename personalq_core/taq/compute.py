@@ -143,10 +143,10 @@ def linear_by_kitchen(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 def linear_by_torch(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """`linear_int8` by PyTorch's product of integers."""
-    tokens, scale = x.flatten(0, -2).float(), scale.flatten()
+    tokens, scale = x.reshape(-1, x.shape[-1]).float(), scale.flatten()
     out = tokens.new_empty(len(tokens), len(codes))
     whole = x.device.type != "cpu" or torch.compiler.is_compiling()
-    step = len(tokens) if whole else TILE_TOKENS
+    step = max(1, len(tokens)) if whole else TILE_TOKENS
     for tile in (slice(start, start + step) for start in range(0, len(tokens), step)):
         token_scale = tokens[tile].abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
         rounded = (tokens[tile] / token_scale).round_().to(torch.int8)

@@ -23,6 +23,8 @@ REFINEMENTS = 1
 """Rounds of coordinate descent after GPTQ. A second one gains nothing (docs/fidelity.md)."""
 DAMPING = 0.01
 """Part of the mean moment that is added to each column's, as in GPTQ's own code."""
+MORE_DAMPING = (0.0, 0.1, 1.0)
+"""Added where rounded moments are not positive definite."""
 
 
 def compensated(fmt: Format, weights: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,6 +34,7 @@ def compensated(fmt: Format, weights: Tensor, hessians: Tensor) -> tuple[Tensor,
     """
     assert fmt.group is not None
     count, rows, width = weights.shape
+    hessians = _damped(hessians)
     power, pull = hessians.diagonal(dim1=1, dim2=2), _pull(hessians)
     left = weights.clone()
     codes = weights.new_empty(width // fmt.group, fmt.group, count, rows)
@@ -49,21 +52,25 @@ def compensated(fmt: Format, weights: Tensor, hessians: Tensor) -> tuple[Tensor,
     return _refined(fmt, weights, hessians, *found)
 
 
+def _damped(hessians: Tensor) -> Tensor:
+    """Moments with a mean of 1, damped. Only their proportions matter, and where nothing was heard
+    all columns count the same."""
+    mean = hessians.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    one = torch.eye(hessians.shape[1], device=hessians.device, dtype=hessians.dtype)
+    return torch.where(mean > 0, hessians / mean + DAMPING * one, one)
+
+
 def _pull(hessians: Tensor) -> Tensor:
     """How an error in a column is made up for in each column after it: (count, width, width).
 
     The rows, scaled to a diagonal of ones, of the upper triangular U with U^T U the inverse of the
-    damped moments: with H = R R^T, R upper triangular, U is R's inverse. R is the Cholesky factor
-    of the moments in reversed order. Damping grows where rounded moments are not positive definite.
-    A column that heard nothing is left to itself.
+    moments: with H = R R^T, R upper triangular, U is R's inverse. R is the Cholesky factor of the
+    moments in reversed order. A column that heard nothing is left to itself.
     """
-    power = hessians.diagonal(dim1=1, dim2=2)
-    silent, mean = power == 0, power.mean(1, keepdim=True)
     one = torch.eye(hessians.shape[1], device=hessians.device, dtype=hessians.dtype)
     found = one.expand_as(hessians).clone()
-    for damping in (DAMPING, 0.1, 1.0):
-        damped = hessians + torch.diag_embed(damping * mean + silent)
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
+    for more in MORE_DAMPING:
+        lower, failed = torch.linalg.cholesky_ex((hessians + more * one).flip(1, 2))
         upper = torch.linalg.solve_triangular(lower.flip(1, 2), one, upper=True)
         upper = upper / upper.diagonal(dim1=1, dim2=2)[..., None]
         good = (failed == 0) & upper.isfinite().flatten(1).all(1)
@@ -94,8 +101,6 @@ def _refined(
     code, is chosen anew given all others, so that the mean square of the output's error
     (weight - back) H (weight - back)^T never rises (Behdin et al. 2023, QuantEase, for codes).
     """
-    mean = hessians.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-    hessians = hessians + torch.diag_embed(DAMPING * mean.expand(-1, hessians.shape[1]))
     heard = (weights - (codes * scale[..., None]).flatten(2)) @ hessians
     group = codes.shape[3]
     for _ in range(REFINEMENTS):

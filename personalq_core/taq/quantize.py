@@ -21,6 +21,8 @@ Pack = Callable[[Format | FloatFormat, Sequence[Tensor], Sequence[Tensor | None]
 CPU_TOGETHER, GPU_TOGETHER = 1 << 22, 1 << 25
 """Weights, and moments of their inputs, that are rounded side by side: a CPU wants them in its
 cache, a GPU has a launch for each column of them."""
+GPU_ROOM = 1 << 30
+"""Bytes that rounding so many takes on a GPU, beside the model."""
 
 
 class TaqError(ValueError):

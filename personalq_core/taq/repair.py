@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from .lora import Branch
+
+TINY = 1e-30
+"""What silence counts: its mean square is 0, and something is divided by it."""
 
 
 def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
@@ -36,7 +37,8 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
         blocks, width, _ = moments.shape
         moments = moments.to(lost)
         power = _floored(moments.diagonal(dim1=1, dim2=2).flatten()).view(blocks, width)
-        root = torch.linalg.cholesky(moments + torch.diag_embed(0.01 * power.mean() + 0 * power))
+        damping = torch.full_like(power, 0.01) * power.mean()
+        root = torch.linalg.cholesky(moments + torch.diag_embed(damping))
         padded = torch.nn.functional.pad(lost, (0, blocks * width - columns))
         heard = (padded.view(-1, blocks, width).transpose(0, 1) @ root).transpose(0, 1).flatten(1)
 
@@ -45,7 +47,10 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
             solved = torch.linalg.solve_triangular(root, parts, upper=False, left=False)
             return solved.transpose(0, 1).flatten(1)[:, :columns]
 
-    up, sizes, down = torch.svd_lowrank(heard, q=min(rank + 8, *heard.shape), niter=4)
+    gpus = [lost.device] if lost.is_cuda else []
+    with torch.random.fork_rng(gpus):  # the same repair each time
+        torch.manual_seed(0)
+        up, sizes, down = torch.svd_lowrank(heard, q=min(rank + 8, *heard.shape), niter=4)
     balance = sizes[:rank].sqrt()
     up, down = up[:, :rank] * balance, (down[:, :rank] * balance).T
     return Branch(up, back(down))
@@ -57,4 +62,4 @@ def size_bytes(rows: int, columns: int, rank: int) -> int:
 
 
 def _floored(power: Tensor) -> Tensor:
-    return power.clamp_min(1e-4 * power.mean() + math.ulp(0.0))
+    return power.clamp_min(1e-4 * power.mean() + TINY)

@@ -1,20 +1,25 @@
 """Calibration lowers the error that is heard; bytes go where they move the prediction least."""
 
+import copy
+import functools
 import importlib
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from personalq_core.taq import KEPT, gptq, make_plan, quantize, size_bytes
+from personalq_core.taq import KEPT, TaqError, gptq, make_plan, quantize, size_bytes
 from personalq_core.taq.bits import fit_plan, sensitivity
 from personalq_core.taq.calibrate import (
     Probe,
+    Prompts,
     importance,
     inputs,
     make_probes,
     moments_bytes,
-    role_weights,
+    probe_weights,
 )  # fmt: skip
 from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.quantize import packed_together
@@ -46,9 +51,15 @@ def probes_of(net, seed=0):
     def text(shift, prompts=1):
         return torch.randn(prompts, 5, 128, generator=generator) @ mix + shift
 
-    contexts = {"trigger": [text(1.0, 2)], "class": [text(-1.0)], "generic": [text(0.0)]}
-    predict = lambda x, sigma, context: net(x / (1 + sigma[:, None, None, None]), context)  # noqa: E731
-    return make_probes(predict, contexts, (128, 4, 4), (3.0, 1.0, 0.3), seed=seed)
+    def predict(context, x, sigma):
+        return net(x / (1 + sigma[:, None, None, None]), context)
+
+    texts = {"trigger": text(1.0, 2), "class": text(-1.0), "generic": text(0.0)}
+    batches = [
+        Prompts(role, range(len(context)), functools.partial(predict, context))
+        for role, context in texts.items()
+    ]
+    return make_probes(batches, (128, 4, 4), (3.0, 1.0, 0.3), seed=seed)
 
 
 def test_a_probe_is_the_same_each_time_and_roles_share_their_noise(net):
@@ -58,24 +69,24 @@ def test_a_probe_is_the_same_each_time_and_roles_share_their_noise(net):
     assert first.shape == (3 * 2, 128, 4, 4)
     assert (of_trigger.role, of_class.role) == ("trigger", "class")
 
-    given = []
-    def predict(x, sigma, context):
-        given.append(x)
+    met = []
+    def predict(x, sigma):
+        met.append(x)
         return x
 
-    contexts = {"trigger": [torch.zeros(2, 5, 8)], "class": [torch.zeros(1, 5, 8)] * 2}
-    for probe in make_probes(predict, contexts, (1, 2, 2), (2.0,)):
+    batches = [("trigger", (0, 1, 2)), ("class", (0, 2)), ("class", (1,))]
+    for probe in make_probes([Prompts(*b, predict) for b in batches], (1, 2, 2), (2.0,)):
         probe.run()
-    assert torch.equal(given[0], torch.cat(given[1:]))
+    assert torch.equal(met[0][[0, 2, 1]], torch.cat(met[1:]))
 
 
 def test_a_probe_meets_the_way_that_eulers_method_takes():
     met = []
-    def predict(x, sigma, context):
+    def predict(x, sigma):
         met.append((x, sigma))
         return torch.full_like(x, 0.5)
 
-    (probe,) = make_probes(predict, {"generic": [torch.zeros(2, 5, 8)]}, (1, 2, 2), (2.0, 1.0))
+    (probe,) = make_probes([Prompts("generic", (0, 1), predict)], (1, 2, 2), (2.0, 1.0))
     for _ in range(2):
         probe.run()
         (start, high), (then, low) = met[-2:]
@@ -85,8 +96,33 @@ def test_a_probe_meets_the_way_that_eulers_method_takes():
 
 
 def test_roles_that_are_absent_leave_their_share_to_the_others():
-    assert role_weights(["trigger", "trigger", "generic"]) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert sum(role_weights(["trigger", "class", "class", "generic"])) == pytest.approx(1)
+    def weights(*probes):
+        return probe_weights([Probe(role, None, prompts=count) for role, count in probes])
+
+    assert weights(("trigger", 2), ("trigger", 1), ("generic", 1)) == pytest.approx(
+        [4 / 9, 2 / 9, 1 / 3]
+    )
+    assert sum(weights(("trigger", 1), ("class", 2), ("class", 1), ("generic", 3))) == (
+        pytest.approx(1)
+    )
+
+
+def test_what_is_not_finite_is_refused_in_words(net):
+    def predict(x, sigma):
+        return torch.where(sigma[:, None, None, None] < 2, torch.nan, x)
+
+    (probe,) = make_probes([Prompts("generic", (0,), predict)], (1, 2, 2), (3.0, 1.0))
+    with pytest.raises(TaqError, match="numbers that are not finite"):
+        probe.run()
+
+    def deaf():  # one layer hears what never comes out
+        net.quiet(torch.full((1, 128, 2, 2), torch.inf))
+        return torch.zeros(1)
+
+    for correlations in (True, False):
+        with pytest.raises(TaqError, match="hear them is quiet"):
+            importance(net, [Probe("generic", deaf)], correlations=correlations)
+    assert not any(module._forward_hooks for module in net.modules())
 
 
 def test_moments_are_those_of_the_inputs_under_any_autocast(net):
@@ -125,13 +161,35 @@ def test_moments_are_means_of_products_weighted_by_role(net):
     assert steps == []  # the model as a whole was not called
 
 
-def test_a_convolution_is_its_weight_times_its_inputs(net):
-    x = torch.randn(2, 128, 4, 4)
-    patches = inputs(net.conv, x)
-    assert torch.allclose(
-        (patches @ net.conv.weight.flatten(1).T).view(2, 16, 128).transpose(1, 2).flatten(2),
-        (net.conv(x) - net.conv.bias[:, None, None]).flatten(2), atol=1e-4,
-    )  # fmt: skip
+SIDES = st.tuples(st.integers(1, 3), st.integers(1, 2))
+
+
+@given(
+    kernel=SIDES, step=SIDES, spread=SIDES, padding=st.sampled_from(["same", 0, 1, (2, 1)]),
+    mode=st.sampled_from(["zeros", "circular", "reflect"]), most=st.integers(1, 200),
+)  # fmt: skip
+@torch.no_grad()
+def test_a_convolution_is_its_weight_times_its_inputs(kernel, step, spread, padding, mode, most):
+    step = 1 if padding == "same" else step
+    conv = nn.Conv2d(3, 5, kernel, step, padding, spread, padding_mode=mode)
+    x = torch.randn(2, 3, 9, 8)
+    out = (conv(x) - conv.bias[:, None, None]).movedim(1, -1).flatten(0, 2)
+    found = inputs(conv, x, most) @ conv.weight.flatten(1).T
+    at = range(len(out))
+    if most < len(out):
+        at = [n * (len(out) - 1) // max(1, most - 1) for n in range(most)]
+    assert torch.allclose(found, out[at], atol=1e-5)
+
+
+def test_layers_may_be_called_with_anything_they_take(net):
+    layer = nn.Linear(128, 128)
+
+    def run():
+        layer(torch.randn(0, 128)), layer(input=torch.randn(5, 128))
+        return layer(torch.randn(128))
+
+    (heard,) = importance(nn.Sequential(layer), [Probe("generic", run)]).values()
+    assert heard.diagonal(dim1=1, dim2=2).sum() > 100
 
 
 @pytest.mark.parametrize("name", ["int4", "int4_asym"])
@@ -177,6 +235,24 @@ def test_moments_with_silent_and_repeated_columns_still_pack():
     back = fmt.dequantize(fmt.quantize(weight, (x.T @ x)[None]), 128, torch.float32)
     assert back.isfinite().all()
     assert ((back - weight) @ x.T).norm() < 0.2 * (weight @ x.T).norm()
+
+
+@pytest.mark.parametrize("name", ["int4", "int4_asym"])
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e-18, 1e-25])
+def test_what_was_heard_nowhere_or_hardly_still_packs_well(name, size):
+    torch.manual_seed(6)
+    fmt, weight = FORMATS[name], torch.randn(8, 2048)
+    x = size * (torch.randn(1500, 40) @ torch.randn(40, 1024) + torch.randn(1500, 1024))
+    moments = torch.zeros(2, 1024, 1024)  # the second half of the columns is silent
+    moments[0] = x.T @ x / len(x)
+    back = fmt.dequantize(fmt.quantize(weight, moments), 2048, torch.float32)
+    plain = fmt.dequantize(fmt.quantize(weight), 2048, torch.float32)
+    for half in (slice(0, 1024), slice(1024, None)):
+        lost, rounded = (b[:, half] - weight[:, half] for b in (back, plain))
+        assert lost.norm() < 1.4 * rounded.norm()
+    if size == 1.0:
+        heard = [((b - weight)[:, :1024] @ x.T).norm() for b in (back, plain)]
+        assert heard[0] < 0.7 * heard[1]
 
 
 @pytest.mark.parametrize("name", ["int4", "int4_asym"])
@@ -231,9 +307,19 @@ def test_bytes_go_to_the_layers_that_count_and_stay_below_the_target(net):
     assert found["quiet"]["int4"] < 1e-3 * found["conv"]["int4"]
     assert found["conv"]["int8"] < 0.02 * found["conv"]["int4"]
     target = 175_000
-    plan = fit_plan(net, found, target_bytes=target)
+    plan = fit_plan(net.half(), found, target_bytes=target)
     assert (plan.layers["conv"].format, plan.layers["quiet"].format) == ("int8", "int4")
-    assert 0.85 * target < size_bytes(quantize(net.half(), plan)) <= target
+    assert 0.85 * target < size_bytes(quantize(net, plan)) <= target
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_is_kept_counts_as_it_is(net, dtype):
+    net.first = nn.Conv2d(8, 512, 3)  # meets the latent
+    found = sensitivity(net, probes_of(net))
+    for target in (260_000, 330_000, 420_000):
+        model = net.to(dtype) if dtype == torch.float16 else net
+        packed = quantize(copy.deepcopy(model), fit_plan(model, found, target_bytes=target))
+        assert 0.7 * target < size_bytes(packed) <= target
 
 
 def test_a_target_error_gives_the_smallest_plan_that_keeps_it(net):
@@ -254,6 +340,16 @@ def test_a_layer_that_meets_the_latent_stays_whatever_was_found_for_it():
     found = {name: {"int4": 1.0, "int8": 0.01} for name in ("0", "1", "2")}
     plan = fit_plan(model, found, target_bytes=400_000)
     assert [layer.format for layer in plan.layers.values()] == [KEPT, "int8", "int8"]
+
+
+@pytest.mark.parametrize("moments", [torch.zeros(100), torch.zeros(1, 128, 128)])
+def test_a_repair_that_nothing_was_heard_for_is_finite_and_the_same_each_time(moments):
+    lost = torch.randn(96, 100)
+    before = torch.random.get_rng_state()
+    one, other = repair(lost, 6, moments), repair(lost, 6, moments)
+    assert torch.equal(one.up, other.up) and torch.equal(one.down, other.down)
+    assert one.up.isfinite().all() and one.down.isfinite().all()
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("kind", ["none", "squares", "correlations"])

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from personalq_core.taq import gpu_unpack, layers
+from personalq_core.taq.bits import sensitivity
+from personalq_core.taq.calibrate import Probe, importance
 from personalq_core.taq.formats import FORMATS, Format
 from personalq_core.taq.layers import QuantizedConv2d, QuantizedLinear, set_activations
 from personalq_core.taq.lora import Branch
@@ -110,3 +112,19 @@ def test_where_triton_fails_pytorch_unpacks_from_then_on(monkeypatch, caplog):
         assert relative(back, weight) < 0.12
     assert len(calls) == 1
     assert "Failed to find C compiler" in caplog.text
+
+
+@pytest.mark.skipif(not GPU, reason="needs a second device")
+def test_layers_kept_elsewhere_are_tried_where_the_model_runs():
+    near, far = nn.Linear(128, 128).to(DEVICE), nn.Linear(128, 128)
+    model = nn.ModuleDict({"near": near, "far": far}).requires_grad_(False)
+
+    def run():
+        x = torch.ones(3, 128, device=DEVICE)
+        return near(x) + nn.functional.linear(x, far.weight.to(DEVICE))
+
+    probe = Probe("generic", run)
+    moments = importance(model, [probe])
+    found = sensitivity(model, [probe], {"near": moments["near"], "far": moments["near"]})
+    assert far.weight.device.type == "cpu"
+    assert all(0 < found[name]["int4"] < 1 for name in ("near", "far"))
