@@ -52,7 +52,7 @@ PROTECT_TIP = (
 )
 TARGET_TIP = (
     "Size the diffusion model may have, in MB (1,000,000 bytes): bits are spent where they matter. "
-    "0: as the preset says."
+    "LoRAs kept beside it come on top. 0: as the preset says."
 )
 LORA_TIP = (
     "LoRAs that come with the model. beside: kept at 16 bits next to the packed base, so that "
