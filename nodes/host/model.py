@@ -24,7 +24,7 @@ from comfy_api.torch_helpers.torch_compile import (
 from torch import Tensor, nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
-from ...personalq_core.taq.layers import QuantizedLayer
+from ...personalq_core.taq.layers import QuantizedLayer, share_workspace
 from ...personalq_core.taq.plan import quantizable
 from ...personalq_core.taq.quantize import GPU_ROOM, Pack, packed_together
 from ...personalq_core.taq.text_cache import (
@@ -35,7 +35,7 @@ from ...personalq_core.taq.text_cache import (
 )
 from . import folders
 from .marking import Paper, listen, simulate_paper
-from .patching import LAYER_TYPES, low_rank, patcher_class
+from .patching import LAYER_TYPES, lasting_memory, low_rank, patcher_class
 
 PREFIX = "diffusion_model."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -291,6 +291,7 @@ def _quantize(
             comfy.utils.set_attr_param(model, key, merged(key).to(source.offload_device, dtype))
     model = model.to(source.offload_device)
     diffusion_model = model.get_submodule("diffusion_model")
+    share_workspace(diffusion_model, lasting_memory)
     if paper:
         simulate_paper(diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
         return model.to(source.offload_device)

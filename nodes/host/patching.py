@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import namedtuple
@@ -16,6 +17,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ...personalq_core.taq.gpu_workspace import Lasting
 from ...personalq_core.taq.layers import (
     QuantizedConv2d,
     QuantizedLayer,
@@ -27,6 +29,14 @@ from ...personalq_core.taq.text_cache import forget_text
 
 run_every_op = getattr(comfy.ops, "run_every_op", lambda: None)
 """What ComfyUI's own layers call first, so that a run can be interrupted; older versions do not."""
+
+try:
+    from comfy.model_prefetch import pause_malloc_graph  # pyright: ignore[reportMissingImports]
+except ImportError:
+    pause_malloc_graph = contextlib.nullcontext
+lasting_memory: Lasting = pause_malloc_graph
+"""While it is entered, memory may be taken that stays: newer versions of ComfyUI plan what some
+models allocate in a step, and expect it to be given back within the step."""
 
 Backup = namedtuple("Backup", ["weight", "inplace_update"])
 """What the patcher keeps of a weight that it changed."""

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
+from ...personalq_core.taq.layers import share_workspace
 from ...personalq_core.taq.literal import ProtectedAttention
 from ...personalq_core.taq.report import sizes_by_kind
 from ...personalq_core.taq.text_cache import cache_text, keep_outside
 from .model import PREFIX, TaqNotes, notes_of, packed_layers
-from .patching import LAYER_TYPES, patcher_class
+from .patching import LAYER_TYPES, lasting_memory, patcher_class
 
 SUFFIX = ".taq.safetensors"
 FOLDER = "diffusion_models"
@@ -115,6 +116,7 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     _give_shapes(model)
     _cast_unpacked(held, dtype)
     file.restore(model.diffusion_model, held, LAYER_TYPES)
+    share_workspace(model.diffusion_model, lasting_memory)
     cache_text(model.diffusion_model)
     keep_outside(model.diffusion_model)  # they are mapped already, from the model's own file
     lost = [key for key, tensor in model.state_dict().items() if tensor.is_meta]

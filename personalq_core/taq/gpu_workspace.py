@@ -8,6 +8,8 @@ then on the first of some neighbours unpacks them all.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +21,8 @@ from .gpu_unpack import Table
 
 if TYPE_CHECKING:
     from .layers import QuantizedLayer
+
+Lasting = Callable[[], AbstractContextManager]
 
 TOGETHER = 1 << 25
 """Weights unpacked at once: 64 MiB in 16 bits. The largest layer of SD1.5 and of SDXL takes 59 MiB
@@ -32,13 +36,16 @@ class Workspace:
 
     It belongs to the thread that ran the model last: another begins anew, with memory of its own,
     so that nothing is overwritten that is still to be read.
+
+    lasting: entered while memory is taken that stays from call to call, for a host to know
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lasting: Lasting = nullcontext) -> None:
+        self.lasting = lasting
         self._lane: _Lane | None = None
 
     def __reduce__(self) -> tuple:
-        return Workspace, ()  # a copied model has memory of its own
+        return Workspace, (self.lasting,)  # a copied model has memory of its own
 
     def weight(self, layer: QuantizedLayer, dtype: torch.dtype) -> Tensor | None:
         """The layer's weight in its own shape, its branches added, until one of others runs.
@@ -48,7 +55,7 @@ class Workspace:
         """
         lane = self._lane
         if lane is None or lane.thread != threading.get_ident():
-            lane = self._lane = _Lane(layer.stored[0].device)
+            lane = self._lane = _Lane(layer.stored[0].device, self.lasting)
         neighbours = lane.neighbours_of.get(layer)
         if neighbours is None:
             lane.join(layer, dtype)
@@ -111,7 +118,8 @@ class _Neighbours:
 class _Lane:
     """The memory of one thread and stream, and the layers that share it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, lasting: Lasting) -> None:
+        self.lasting = lasting
         self.thread, self.device, self.stream = threading.get_ident(), device, _stream(device)
         self.neighbours_of: dict[QuantizedLayer, _Neighbours] = {}
         self.last: _Neighbours | None = None
@@ -137,7 +145,9 @@ class _Lane:
         addresses, is_first = neighbours.addresses_now(), neighbours.table is None
         if neighbours.table is None:
             neighbours.addresses = addresses
-            neighbours.table = gpu_unpack.tabulated([layer.stored for layer in neighbours.layers])
+            with self.lasting():
+                parts = [layer.stored for layer in neighbours.layers]
+                neighbours.table = gpu_unpack.tabulated(parts)
         if neighbours.addresses != addresses or _stream(self.device) != self.stream:
             return False
         with torch.inference_mode(False):  # others write to it in other modes
@@ -163,7 +173,8 @@ class _Lane:
             for other in everyone:
                 other.matrices, other.views = [], {}
             most = max(other.room * other.dtype.itemsize for other in everyone)
-            self.memory = self.memory.new_empty(most)
+            with self.lasting():
+                self.memory = self.memory.new_empty(most)
         return self.memory[:needed].view(neighbours.dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from . import compute
 from .formats import FloatFormat, Format, Packed
-from .gpu_workspace import Workspace
+from .gpu_workspace import Lasting, Workspace
 from .lora import Branch
 from .text_cache import TextCache
 
@@ -337,13 +338,13 @@ def _rows(packed: Packed, rows: slice, device: torch.device) -> Packed:
     return Packed(packed.codes.to(device), packed.scale.to(device), zero)
 
 
-def share_workspace(model: nn.Module) -> None:
-    """Let a GPU unpack the weights of the model's neighbouring layers together.
+def share_workspace(model: nn.Module, lasting: Lasting = nullcontext) -> None:
+    """Let a GPU unpack the weights of the model's neighbouring layers together; see `Workspace`.
 
     The workspace knows the layers, and they it: without the model nobody else would part them
     before Python's collector comes by, and the codes would stay on the GPU until then.
     """
-    workspace = Workspace()
+    workspace = Workspace(lasting)
     weakref.finalize(model, workspace.release)
     for module in model.modules():
         if isinstance(module, QuantizedLayer):

@@ -1,5 +1,6 @@
 """Weights unpacked together: on a GPU where there is one, else by Triton's interpreter on a CPU."""
 
+import contextlib
 import copy
 import gc
 import importlib.util
@@ -124,6 +125,26 @@ def test_one_launch_gives_what_each_weight_gives_alone(kernels, drawn, dtype):
         back = out[start : start + rows * width].view(rows, width)[:, :columns]
         alone = FORMATS[name].dequantize_at_once(type(packed[0])(*three), columns, dtype)
         assert torch.equal(back, alone)
+
+
+def test_memory_that_stays_is_taken_where_the_host_allows_it(kernels, few, monkeypatch):
+    events, tabulated = [], kernels.tabulated
+
+    @contextlib.contextmanager
+    def lasting():
+        events.append("allowed")
+        yield
+        events.append("over")
+
+    monkeypatch.setattr(kernels, "tabulated", lambda p: events.append("table") or tabulated(p))
+    model = copy.deepcopy(network())
+    share_workspace(model, lasting)
+    for each in (model, copy.deepcopy(model)):
+        for _ in range(3):
+            each(picture())
+        assert events[:5] == ["allowed", "table", "over", "allowed", "over"]  # a table, then memory
+        assert events.count("allowed") == events.count("table") + 1
+        events.clear()
 
 
 def test_a_weight_that_is_not_in_whole_steps_is_left_to_itself(kernels):
