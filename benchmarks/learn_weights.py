@@ -40,7 +40,7 @@ from personalq_core.checkin.rerank import (
 )
 from personalq_core.checkin.retrieve import Index, Retrieved
 from personalq_core.checkin.shortlist import shortlist
-from personalq_core.checkin.thesaurus import thesaurus
+from personalq_core.language.thesaurus import thesaurus
 from personalq_core.library.card import ModelCard
 from personalq_core.models.embed import load_embedder
 
@@ -173,7 +173,7 @@ def _other_thing(intent: Intent, index: Index, case: Case) -> Intent | None:
         (hash_text(other + case.request), other)
         for other in thesaurus().siblings(head.text)
         if index.embedder is None or index.embedder.knows(other)
-        if not index.frequency(other)
+        if not index.things(other)
     )
     if not others:
         return None

@@ -36,7 +36,7 @@ from personalq_core.checkin.intent import understand
 from personalq_core.checkin.llm import LlmCheckIn
 from personalq_core.checkin.retrieve import card_text
 from personalq_core.checkin.rewrite import rewrite, undo
-from personalq_core.checkin.words import fold, terms
+from personalq_core.language.words import fold, terms
 from personalq_core.library.card import ModelCard
 from personalq_core.models.embed import Embedder, load_embedder
 from personalq_core.models.llm import LlmSettings, load_llm

@@ -17,7 +17,7 @@ from ..personalq_core.checkin.intent import Intent, understand
 from ..personalq_core.checkin.rerank import learned_weights, rerank
 from ..personalq_core.checkin.retrieve import Index, Retrieved
 from ..personalq_core.checkin.shortlist import shortlist
-from ..personalq_core.checkin.words import FUNCTION_WORDS
+from ..personalq_core.language.words import FUNCTION_WORDS
 from ..personalq_core.library.card import ModelCard
 
 if TYPE_CHECKING:

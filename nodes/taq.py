@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -319,12 +320,12 @@ class PersonalQTAQCompare(io.ComfyNode):
                 {
                     "system": name,
                     "bytes": _report(quantized)[0]["after_bytes"],
-                    "psnr_db": round(min(psnr_db(pictures[-1], full), 99.0), 2),
-                    "ssim": round(ssim(pictures[-1], full), 4),
+                    "psnr_db": _in_json(min(psnr_db(pictures[-1], full), 99.0), 2),
+                    "ssim": _in_json(ssim(pictures[-1], full), 4),
                 }
             )
         captions = [_caption(row) for row in rows]
-        sheet = side_by_side(pictures, captions)
+        sheet = side_by_side([picture.nan_to_num() for picture in pictures], captions)
         text = "\n".join(", ".join(caption) for caption in captions)
         shown = sampling.preview(sheet, cls) | {"personalq_taq_compare": [{"rows": rows}]}
         return io.NodeOutput(sheet, text, json.dumps({"rows": rows} | settings), ui=shown)
@@ -366,9 +367,18 @@ def _paper_inputs() -> list[Any]:
     ]
 
 
+def _in_json(number: float, digits: int) -> float | None:
+    """Rounded; None where it is not finite, for which JSON has no word."""
+    return round(number, digits) if math.isfinite(number) else None
+
+
 def _caption(row: dict[str, Any]) -> list[str]:
     lines = [row["system"], f"{row['bytes'] / 1e6:,.1f} MB"]
-    if "psnr_db" in row:
+    if "psnr_db" not in row:
+        return lines
+    if None in (row["psnr_db"], row["ssim"]):
+        lines.append("not finite: nothing to compare")
+    else:
         lines.append(f"PSNR {row['psnr_db']:.1f} dB, SSIM {row['ssim']:.3f}")
     return lines
 

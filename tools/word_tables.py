@@ -3,7 +3,7 @@
     python -m tools.word_tables WORDNET_DICT OMW_DATA
 
 WORDNET_DICT holds WordNet 3.0's data.noun, data.adj and index files (Debian: wordnet-base);
-OMW_DATA is a checkout of omwn/omw-data. Written are, in personalq_core/checkin/tables/:
+OMW_DATA is a checkout of omwn/omw-data. Written are, in personalq_core/language/tables/:
 
 - thesaurus.tsv.gz: one synset a line, `lemma[:sense] ...<TAB>line numbers of what is more general
   <TAB>line numbers of what is much alike`, with the senses of a lemma counted from the commonest;
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import personalq_core.checkin as package
+import personalq_core.language as package
 
 _UNSEEN = {"16", "22", "23", "24"}
 """Lexicographer files that are left out: motives, processes, quantities, relations."""

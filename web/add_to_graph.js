@@ -60,7 +60,7 @@ function choose(selector, card) {
 function addSelector(graph, card, [x, y]) {
   const selector = add(graph, CHECK_IN, [x, y]);
   const load = add(graph, LOAD, [x + selector.size[0] + APART, y]);
-  set(selector, "request", card.title);
+  set(selector, "request", card.trigger || card.title); // a title may hold brackets, which weigh
   choose(selector, card);
   connect(selector, "decision", load, "decision");
   const sources = graph.nodes.filter((node) => hasOutput(node, "MODEL") && hasOutput(node, "CLIP") && node !== load);

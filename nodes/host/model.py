@@ -24,7 +24,7 @@ from comfy_api.torch_helpers.torch_compile import (
 from torch import Tensor, nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, make_plan, quantize, size_bytes
-from ...personalq_core.taq.layers import QuantizedLayer, share_workspace
+from ...personalq_core.taq.layers import QuantizedLayer
 from ...personalq_core.taq.plan import quantizable
 from ...personalq_core.taq.quantize import GPU_ROOM, Pack, packed_together
 from ...personalq_core.taq.text_cache import (
@@ -35,7 +35,7 @@ from ...personalq_core.taq.text_cache import (
 )
 from . import folders
 from .marking import Paper, listen, simulate_paper
-from .patching import LAYER_TYPES, lasting_memory, low_rank, patcher_class
+from .patching import LAYER_TYPES, lasting_memory, low_rank, patcher_class, refuse_readers
 
 PREFIX = "diffusion_model."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -238,6 +238,14 @@ def _check(source: Any) -> None:
                 f"A node before TAQ replaces {name}, which would keep the weights as they were. "
                 "Connect that node after TAQ Quantize."
             )
+    with _ejected(source):
+        for name, layer in quantizable(diffusion_model):
+            for method in ("forward", "_conv_forward"):
+                if _is_replaced(source, f"{PREFIX}{name}", layer, method):
+                    raise TaqError(
+                        f"A node before TAQ replaces {PREFIX}{name}.{method}, which packing would "
+                        "undo. Connect that node after TAQ Quantize, or leave it out."
+                    )
     # Layers that read quantized weights need not be Linear, and need not all be quantized.
     weights = dict(diffusion_model.named_parameters())
     weights |= {f"{name}.weight": layer.weight for name, layer in quantizable(diffusion_model)}
@@ -248,6 +256,22 @@ def _check(source: Any) -> None:
                 f"This MODEL is already quantized ({name} is stored as {kind}). "
                 "Load the model's 16-bit file (weight_dtype: default) and quantize that."
             )
+
+
+def _is_replaced(source: Any, name: str, layer: nn.Module, method: str) -> bool:
+    """Whether the layer has a method of its own that no loaded clone of the source put there."""
+    own = vars(layer).get(method)
+    unchanged = own is None or getattr(own, "__func__", None) is getattr(type(layer), method)
+    return not unchanged and f"{name}.{method}" not in source.object_patches_backup
+
+
+def _ejected(source: Any) -> Any:
+    """`source.use_ejected()`, also where it is a clone of the source that is loaded and injected
+    something."""
+    loaded = [loaded.model for loaded in comfy.model_management.current_loaded_models]
+    clones = (patcher for patcher in loaded if patcher is not None and patcher.is_clone(source))
+    injected = (patcher for patcher in (source, *clones) if patcher.is_injected)
+    return next(injected, source).use_ejected()
 
 
 def _quantize(
@@ -274,7 +298,7 @@ def _quantize(
             patches if patched else [], convert(weight, inplace=True), key
         )
 
-    with source.use_ejected():
+    with _ejected(source):
         model = _without_weights(source)
     quantize(
         model,
@@ -284,6 +308,7 @@ def _quantize(
         layer_types=LAYER_TYPES,
         pack=pack,
         progress=progress,
+        lasting=lasting_memory,
     )
     for key, meta in list(model.named_parameters()):
         if meta.device.type == "meta":
@@ -291,11 +316,10 @@ def _quantize(
             comfy.utils.set_attr_param(model, key, merged(key).to(source.offload_device, dtype))
     model = model.to(source.offload_device)
     diffusion_model = model.get_submodule("diffusion_model")
-    share_workspace(diffusion_model, lasting_memory)
     if paper:
         simulate_paper(diffusion_model, lambda name: merged(f"{PREFIX}{name}.weight"), paper)
         return model.to(source.offload_device)
-    _compute_text_once(diffusion_model)
+    compute_text_once(diffusion_model)
     return model
 
 
@@ -306,7 +330,9 @@ def _computed_in(model: nn.Module, key: str) -> torch.dtype | None:
     return getattr(model.get_submodule(owner), f"{name}_comfy_model_dtype", None)
 
 
-def _compute_text_once(model: nn.Module) -> None:
+def compute_text_once(model: nn.Module) -> None:
+    """Let a packed diffusion model read its text's keys and values once per prompt, from a file of
+    their own in the temp folder; raises TaqError."""
     cache_text(model)
     folder = folders.temporary()
     try:
@@ -380,6 +406,7 @@ def _patcher_for(source: Any, bare: Any) -> Any:
             setattr(patcher, changed, getattr(bare, changed))
     patcher.cached_hook_patches, patcher.current_hooks = {}, None
     patcher.is_injected = False
+    refuse_readers(patcher)
     # What newer versions would take for this model: the source's copies on other GPUs, its name.
     patcher.remove_additional_models(MULTI_GPU)
     if hasattr(bare, "clone_base_uuid"):

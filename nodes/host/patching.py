@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.controlnet
 import comfy.hooks
 import comfy.lora
+import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
+from ...personalq_core.taq import TaqError
 from ...personalq_core.taq.gpu_workspace import Lasting
 from ...personalq_core.taq.layers import (
     QuantizedConv2d,
@@ -38,6 +43,9 @@ lasting_memory: Lasting = pause_malloc_graph
 """While it is entered, memory may be taken that stays: newer versions of ComfyUI plan what some
 models allocate in a step, and expect it to be given back within the step."""
 
+LORA, HOOK = "lora", "hook"
+"""The branches that patches come and go with. All others belong to the model."""
+
 Backup = namedtuple("Backup", ["weight", "inplace_update"])
 """What the patcher keeps of a weight that it changed."""
 
@@ -56,7 +64,8 @@ def low_rank(patches: list[tuple], shape: Sequence[int]) -> tuple[Tensor, Tensor
             return None
         up, down = factors
         dimension, start, length = (0, 0, rows) if offset is None else offset
-        if dimension != 0 or len(up) != length or down.shape[1] != math.prod(inputs):
+        fits = up.shape == (length, len(down)) and down.shape[1] == math.prod(inputs)
+        if dimension != 0 or not fits:
             return None
         ups.append(nn.functional.pad(up * strength, (0, 0, start, rows - start - length)))
         downs.append(down)
@@ -94,8 +103,8 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp, QuantizedLayer):
     _full_precision_mm = True  # else ComfyUI may take the codes for weights in a product of its own
 
     def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
-        """Codes, in whatever type the patcher cast them to -> the weight in float32."""
-        return self.dense(torch.float32, weight.to(self.weight.dtype))
+        """Codes, in whatever type the patcher cast them to -> the model's own weight in float32."""
+        return self._own(weight.to(self.weight.dtype))
 
     def set_weight(
         self, weight: Tensor, inplace_update: bool = False, return_weight: bool = False, **_: Any
@@ -103,28 +112,33 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp, QuantizedLayer):
         """Take a patched weight. In-place updates are hooks: they come and go while sampling."""
         if return_weight:
             return weight
-        change = weight - self.dense(torch.float32).to(weight.device)
-        self.set_branch("hook" if inplace_update else "lora", Branch.of(change))
+        change = weight - self._own().to(weight.device)
+        self.set_branch(HOOK if inplace_update else LORA, Branch.of(change))
         return None
 
-    def _is_at_hand(self, x: Tensor) -> bool:
-        run_every_op()
-        free = not self.weight_function and not self.bias_function
-        return free and super()._is_at_hand(x)
+    def _own(self, codes: Tensor | None = None) -> Tensor:
+        """The weight in float32 that patches change: with the branches that belong to the model,
+        such as those of a saved LoRA; `codes`: others than ours."""
+        weight = self.dense(torch.float32, codes)
+        for name, branch in self.branches.items():
+            if name not in (LORA, HOOK):
+                branch.add_to(weight.flatten(1))
+        return weight
 
-    def _tile(self, rows: slice, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _product(self, x: Tensor) -> Tensor:
         run_every_op()
         if not self.weight_function:
-            return super()._tile(rows, like)
-        return self._patched_weight(like.device)[rows].to(like.dtype), None
+            return super()._product(x)
+        weight = self._patched_weight(x.device).to(x.dtype)
+        return self._times(x, weight, self._bias_for(x))
 
-    def _integer(self, x: Tensor) -> Tensor | None:
-        run_every_op()
-        return None if self.weight_function else super()._integer(x)
+    def _is_at_hand(self, x: Tensor) -> bool:
+        return not self.bias_function and super()._is_at_hand(x)
 
     def _patched_weight(self, device: torch.device) -> Tensor:
         """The weight with what ComfyUI changes in each step: it knows of no codes."""
         patched = self.dense(torch.float32, self.weight.to(device)).to(device)
+        self.add_branches(patched.flatten(1))
         for function in self.weight_function:
             if isinstance(function, comfy.model_patcher.LowVramPatch):
                 patches = function.patches[function.key]
@@ -133,12 +147,11 @@ class _ComfyLayer(comfy.ops.CastWeightBiasOp, QuantizedLayer):
                 patched = function(patched)
         return patched
 
-    def _tiles(self, like: Tensor) -> Sequence[slice]:
-        # With a patched weight made in each step, the whole weight is one tile.
-        return [slice(0, self.rows)] if self.weight_function else super()._tiles(like)
-
     def _bias_for(self, like: Tensor) -> Tensor | None:
         bias = super()._bias_for(like)
+        if bias is None or not self.bias_function:
+            return bias
+        bias = bias.clone()  # a patch is added in place
         for function in self.bias_function:
             bias = function(bias)
         return bias
@@ -168,11 +181,17 @@ class TaqPatching(comfy.model_patcher.ModelPatcher):
     as the branches they are.
     """
 
-    hook_mode = comfy.hooks.EnumHookMode.MinVram
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        refuse_readers(self)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "hook_mode":
-            super().__setattr__(name, value)
+    @property
+    def hook_mode(self) -> comfy.hooks.EnumHookMode:
+        return comfy.hooks.EnumHookMode.MinVram
+
+    @hook_mode.setter
+    def hook_mode(self, _: comfy.hooks.EnumHookMode) -> None:
+        """ComfyUI wants another where there is memory for its cache."""
 
     def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
         layer = _packed_layer(self.model, key)
@@ -186,15 +205,30 @@ class TaqPatching(comfy.model_patcher.ModelPatcher):
         if factors is None:
             return False
         self.backup.setdefault(key, Backup(layer.weight, False))
-        layer.set_branch("lora", Branch(*factors))
+        layer.set_branch(LORA, Branch(*factors))
         return True
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
+        self.unpatch_hooks()  # else their branches would be counted too
+        self.size = comfy.model_management.module_size(self.model)
+        before = _bytes_beside(self.model)
         done = super().load(*args, **kwargs)
         self._set_pending_branches()
+        self._count_branches(before)
         return done
 
+    def _count_branches(self, before: dict[QuantizedLayer, int]) -> None:
+        """Count what came with loading: ComfyUI has looked at each layer before its branch came."""
+        for layer, size in _bytes_beside(self.model).items():
+            came = size - before[layer]
+            self.size += came
+            if getattr(layer, "comfy_patched_weights", False):  # else it is off-loaded
+                self.model.model_loaded_weight_memory += came
+
     def partially_unload(self, *args: Any, **kwargs: Any) -> Any:
+        forget_text(self.model)
+        release_workspace(self.model)
+        self.unpatch_hooks()
         freed = super().partially_unload(*args, **kwargs)
         self._set_pending_branches()
         return freed
@@ -215,7 +249,7 @@ class TaqPatching(comfy.model_patcher.ModelPatcher):
         factors = low_rank(patches[key], layer.shape) if layer is not None else None
         if layer is None or factors is None:
             return super().patch_hook_weight_to_device(*args, **kwargs)
-        layer.set_branch("hook", Branch(*factors))
+        layer.set_branch(HOOK, Branch(*factors))
         return None
 
     def detach(self, unpatch_all: bool = True, **kwargs: Any) -> Any:
@@ -228,7 +262,7 @@ class TaqPatching(comfy.model_patcher.ModelPatcher):
         super().unpatch_hooks(*args, **kwargs)
         for module in self.model.modules():
             if isinstance(module, QuantizedLayer):
-                module.set_branch("hook", None)
+                module.set_branch(HOOK, None)
 
 
 def _packed_layer(model: nn.Module, key: str) -> QuantizedLayer | None:
@@ -237,6 +271,44 @@ def _packed_layer(model: nn.Module, key: str) -> QuantizedLayer | None:
         return None
     layer = comfy.utils.get_attr(model, name)
     return layer if isinstance(layer, QuantizedLayer) else None
+
+
+def _bytes_beside(model: nn.Module) -> dict[QuantizedLayer, int]:
+    """What the branches of each packed layer take."""
+    return {
+        layer: comfy.model_management.module_size(layer.branches)
+        for layer in model.modules()
+        if isinstance(layer, QuantizedLayer)
+    }
+
+
+def refuse_readers(patcher: Any) -> None:
+    """Tell in words what in ComfyUI would take the codes of a packed MODEL for weights."""
+    kind, key = WrappersMP.OUTER_SAMPLE, "personalq_taq"
+    patcher.remove_wrappers_with_key(kind, key)
+    patcher.add_wrapper_with_key(kind, key, _refuse_control_loras)
+    patcher.model.state_dict_for_saving = _refuse_to_be_saved
+
+
+def _refuse_control_loras(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    for cond in itertools.chain(*executor.class_obj.conds.values()):
+        control = cond.get("control")
+        while control is not None:
+            if isinstance(control, comfy.controlnet.ControlLora):
+                raise TaqError(
+                    "A Control-LoRA runs on a copy of the model's weights, and those that TAQ "
+                    "packed cannot be copied. Use a ControlNet that brings its own, or the MODEL "
+                    "from before TAQ."
+                )
+            control = control.previous_controlnet
+    return executor(*args, **kwargs)
+
+
+def _refuse_to_be_saved(*_: Any, **__: Any) -> None:
+    raise TaqError(
+        "ComfyUI's own nodes cannot save a MODEL quantized by TAQ: no loader could read the file. "
+        "Use Save TAQ Model."
+    )
 
 
 @functools.cache

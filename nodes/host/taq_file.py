@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
@@ -14,16 +15,13 @@ import torch
 from torch import nn
 
 from ...personalq_core.taq import TaqError, TaqPlan, file
-from ...personalq_core.taq.layers import share_workspace
 from ...personalq_core.taq.literal import ProtectedAttention
 from ...personalq_core.taq.report import sizes_by_kind
-from ...personalq_core.taq.text_cache import cache_text, keep_outside
-from .model import PREFIX, TaqNotes, notes_of, packed_layers
+from .model import BYPASS, PREFIX, TaqNotes, compute_text_once, notes_of, packed_layers
 from .patching import LAYER_TYPES, lasting_memory, patcher_class
 
 SUFFIX = ".taq.safetensors"
 FOLDER = "diffusion_models"
-BRANCH = ".branches."
 
 
 def saved_names() -> list[str]:
@@ -47,22 +45,13 @@ def save_model(patcher: Any, prefix: str) -> tuple[str, int]:
 
     The LoRAs stay beside the codes, at 16 bit: nothing is rounded anew.
     """
-    notes = notes_of(patcher)
-    if notes is None or not any(packed_layers(patcher.model)):
-        raise TaqError(
-            "This MODEL is not quantized by TAQ. Connect the output of TAQ Quantize, or save it "
-            "with ComfyUI's own ModelSave."
-        )
-    if any(isinstance(module, ProtectedAttention) for module in patcher.model.modules()):
-        raise TaqError(
-            "The paper presets are there to compare with and cannot be saved: they need the exact "
-            "weights beside the rounded ones. Choose 8-bit, mixed 6-bit or 4-bit in TAQ Quantize."
-        )
+    notes = _notes_to_save(patcher)
     comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
     base = patcher.model
     plan = TaqPlan({key.removeprefix(PREFIX): layer for key, layer in notes.plan.layers.items()})
     host = {
         "model_type": base.model_type.name,
+        "latent_format": type(base.latent_format).__name__,
         "sampling_settings": {
             key: value
             for key, value in base.model_config.sampling_settings.items()
@@ -86,16 +75,47 @@ def save_model(patcher: Any, prefix: str) -> tuple[str, int]:
     return os.path.join(subfolder, name), os.path.getsize(path)
 
 
+def _notes_to_save(patcher: Any) -> TaqNotes:
+    """The notes of a MODEL whose weights say all of it; raises TaqError for any other."""
+    notes = notes_of(patcher)
+    if notes is None or not any(packed_layers(patcher.model)):
+        raise TaqError(
+            "This MODEL is not quantized by TAQ. Connect the output of TAQ Quantize, or save it "
+            "with ComfyUI's own ModelSave."
+        )
+    if any(isinstance(module, ProtectedAttention) for module in patcher.model.modules()):
+        raise TaqError(
+            "The paper presets are there to compare with and cannot be saved: they need the exact "
+            "weights beside the rounded ones. Choose 8-bit, mixed 6-bit or 4-bit in TAQ Quantize."
+        )
+    if patcher.injections.get(BYPASS):
+        raise TaqError(
+            "A LoRA in bypass mode changes the model only while it runs and would not be in the "
+            "file. Load it with the ordinary LoRA loader, or switch its bypass off."
+        )
+    if patcher.object_patches:
+        raise TaqError(
+            f"A node before Save TAQ Model replaces {', '.join(patcher.object_patches)} of the "
+            "model, which would not be in the file. Connect that node after Load TAQ Model."
+        )
+    return notes
+
+
 def _keep_loras(held: file.TaqFile) -> None:
     """Rename the branches of pending LoRAs: loaded again, they belong to the model."""
-    taken = {key.split(BRANCH)[1].split(".")[0] for key in held.tensors if BRANCH in key}
+    branch = file.BRANCH
+    taken = {key.split(branch)[1].split(".")[0] for key in held.tensors if branch in key}
     name = f"saved{len(taken)}"
-    for key in [key for key in held.tensors if f"{BRANCH}lora." in key]:
-        held.tensors[key.replace(f"{BRANCH}lora.", f"{BRANCH}{name}.")] = held.tensors.pop(key)
+    for key in [key for key in held.tensors if f"{branch}lora." in key]:
+        held.tensors[key.replace(f"{branch}lora.", f"{branch}{name}.")] = held.tensors.pop(key)
 
 
 def load_model(path: str) -> tuple[Any, TaqNotes]:
-    """A saved TAQ model as a MODEL, its codes mapped from the file; raises TaqError."""
+    """A saved TAQ model as a MODEL; raises TaqError.
+
+    Its codes are mapped from the file until they move to a GPU. The text's keys and values, which
+    would be for as long as the model lives, get a file of their own.
+    """
     held = file.load(path)
     name = os.path.basename(path)
     management = comfy.model_management
@@ -115,10 +135,8 @@ def load_model(path: str) -> tuple[Any, TaqNotes]:
     model = config.get_model(shaped, "", device=torch.device("meta"))
     _give_shapes(model)
     _cast_unpacked(held, dtype)
-    file.restore(model.diffusion_model, held, LAYER_TYPES)
-    share_workspace(model.diffusion_model, lasting_memory)
-    cache_text(model.diffusion_model)
-    keep_outside(model.diffusion_model)  # they are mapped already, from the model's own file
+    file.restore(model.diffusion_model, held, LAYER_TYPES, lasting_memory)
+    compute_text_once(model.diffusion_model)
     lost = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
     if lost:
         raise TaqError(f"{name} lacks {lost[0]}. Save the model again with Save TAQ Model.")
@@ -143,21 +161,32 @@ def _give_shapes(model: nn.Module) -> None:
 
 
 def _take_sampling(config: Any, host: dict[str, Any], name: str) -> None:
-    """What cannot be seen from the weights: the kind of prediction and its settings."""
+    """What cannot be seen from the weights: the kind of prediction, its settings, the latent."""
     try:
         model_type = comfy.model_base.ModelType[host["model_type"]]
         config.sampling_settings |= host["sampling_settings"]
-    except (KeyError, TypeError) as error:
+        comfy.model_base.model_sampling(config, model_type)  # raises where the settings are none
+        if "latent_format" in host:  # the first files have none
+            config.latent_format = _latent_format(host["latent_format"])
+    except file.WRONG as error:
         raise TaqError(
             f"{name} was saved by another program or a newer ComfyUI ({error}). Update ComfyUI."
         ) from error
     config.model_type = lambda *_, **__: model_type
 
 
+def _latent_format(name: str) -> Any:
+    """A latent format of ComfyUI by its class's name; raises ValueError for any other name."""
+    kind = vars(comfy.latent_formats).get(name)
+    if not (isinstance(kind, type) and issubclass(kind, comfy.latent_formats.LatentFormat)):
+        raise ValueError(f"there is no latent format {name}")
+    return kind()
+
+
 def _cast_unpacked(held: file.TaqFile, dtype: torch.dtype) -> None:
     """Weights kept at 16 or 32 bits take the type that this ComfyUI computes in."""
     for key, tensor in held.tensors.items():
         owner = key.rpartition(".")[0]
-        packed = owner in held.shapes or BRANCH in key
+        packed = owner in held.shapes or file.BRANCH in key
         if not packed and tensor.is_floating_point():
             held.tensors[key] = tensor.to(dtype)

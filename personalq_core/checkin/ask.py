@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from ..language.thesaurus import thesaurus
+from ..language.words import FUNCTION_WORDS, stem, terms
 from ..library.card import ModelCard
 from .say import say
-from .thesaurus import thesaurus
-from .words import FUNCTION_WORDS, stem, terms
 
 MAX_OPTIONS = 5
 _DULL = {"lora", "model", "version", "style", "my", "our", "trained"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from .words import stem
+from ..language.words import stem
 
 _GROUPS = {
     "colour": (

@@ -11,6 +11,9 @@ from datetime import datetime
 
 import numpy as np
 
+from ..language.thesaurus import thesaurus
+from ..language.translate import language
+from ..language.words import OWNERS, Word, stem
 from ..library.card import ModelCard
 from ..library.store import Store
 from ..models.embed import Embedder
@@ -23,6 +26,7 @@ from .rerank import (
     FEATURES,
     Scored,
     Weights,
+    as_called,
     author_of,
     fit_features,
     is_called,
@@ -35,10 +39,8 @@ from .rerank import (
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
-from .settle import settle
-from .shortlist import near, shortlist
-from .translate import language
-from .words import Word, stem
+from .settle import asking_nothing, settle
+from .shortlist import named_by_file, near, shortlist
 
 ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
 """How likely it must be that something else is meant as well, for Check-in to ask."""
@@ -47,12 +49,13 @@ _OFFERED = 0.5
 _ABSTAIN_BELOW = 0.42
 """A little below even: who asks for a model mostly has it."""
 _MAX_STYLES = 3
-_STYLE_NAMED = 0.6
-"""Share of a style's title that a request has to say."""
+_TITLE_NAMED = 0.6
+"""Share of a title that a request has to say, to name a style or another thing."""
 _OF_PICTURES = re.compile(
     r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
     re.I,
 )
+_OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
 KINDS = ("lora", "checkpoint")
 _NONE_OF_THEM = re.compile(
     r"(?:none|neither|nothing|ningun[oa]|keine[rs]?|nichts|aucune?|rien|都不是|没有|どれでもない)"
@@ -70,6 +73,8 @@ class _Asked:
     found: Retrieved
     allowed: np.ndarray
     """Numbers of the cards that may be chosen."""
+    by_file: bool
+    """Whether these are the ones whose files it names."""
 
 
 class CheckIn:
@@ -104,11 +109,9 @@ class CheckIn:
         intent, index = asked.intent, asked.index
         if not len(asked.allowed):
             return _nothing(intent, (), _why_empty(cards, base_family, intent))
-        scored = self.weigh(intent, index, asked.found, asked.allowed)
-        groups = group(index, scored)
+        read, scored, groups, sure = self._weighed(asked)
         candidates = _candidates(index, groups)
-        sure = fit(intent, index, [groups[0].best, *scored], self._weights)
-        meant = self._meant(intent, index, groups, ASK_ABOVE[ask])
+        meant = self._meant(read.intent, index, groups, ASK_ABOVE[ask])
         if version_missed(intent, candidates[0].card):
             meant = _other_versions(index, groups[0].best, scored)
         if answer is not None and answer.strip():
@@ -121,6 +124,21 @@ class CheckIn:
             return replace(_question(index, intent, candidates, meant), fit=sure)
         return replace(self._chosen(asked, candidates), fit=sure)
 
+    def _weighed(self, asked: _Asked) -> tuple[_Asked, list[Scored], list[Group], float]:
+        """How it was read, the nearest cards, their groups, and the probability that the best is
+        meant at all. Where it names a style or another thing too, it is read without that one's
+        words: they are no doubt about the first."""
+        scored = self.weigh(asked.intent, asked.index, asked.found, asked.allowed)
+        groups = group(asked.index, scored)
+        likely = fit(asked.intent, asked.index, [groups[0].best, *scored], self._weights)
+        sure = 1.0 if asked.by_file else likely
+        other = _other_named(asked, groups, sure)
+        if other is None:
+            return asked, scored, groups, sure
+        alone = _without(asked, other)
+        found = self._weighed(alone) if len(alone.allowed) else None
+        return found if found and found[3] >= _ABSTAIN_BELOW else (asked, scored, groups, sure)
+
     def _read(
         self,
         request: str,
@@ -132,11 +150,16 @@ class CheckIn:
         """A request, read beside the library."""
         intent, index = understand(request, now), self.index(cards)
         allowed = _allowed(index, kinds, set(filter(None, (base_family, intent.base))))
+        by_file = np.intersect1d(allowed, named_by_file(request, index))
+        allowed = by_file if len(by_file) else allowed
         found = index.search(intent)
+        if plain := asking_nothing(intent, index, found, near(found, allowed)):
+            intent = understand(request, now, plain)
+            found = index.search(intent)
         settled = settle(intent, index, found, near(found, allowed))
         if settled is not intent:
             found = index.search(settled)
-        return _Asked(settled, index, found, allowed)
+        return _Asked(settled, index, found, allowed, bool(len(by_file)))
 
     def weigh(
         self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
@@ -228,7 +251,11 @@ class CheckIn:
             own = choice.card.version
             notices.append(f"Version {intent.version} was asked for; this is {own}.")
         styles = self._styles(asked, choice)
-        prompt, _ = rewrite(intent, [choice.card, *(style.card for style in styles)], is_named)
+        cards = [choice.card, *(style.card for style in styles)]
+        if other := _left_out(asked, cards):
+            notices.append(f"{other.title} is named too; load it with a LoRA loader of its own.")
+        called = [as_called(intent.request, card, asked.index) for card in cards]
+        prompt, _ = rewrite(intent, called, is_named)
         reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
         return Decision(
             "chosen", intent.request, prompt, reason, choice, styles, tuple(candidates),
@@ -279,7 +306,7 @@ class CheckIn:
                 continue
             title = index.title_words(number)
             named = [term for term in sorted(title) if term in left]
-            if not named or len(named) < _STYLE_NAMED * len(title):
+            if not named or len(named) < _TITLE_NAMED * len(title):
                 continue
             if is_style(index, number) or all(left[term] == STYLE_WEIGHT for term in named):
                 first = min(map(order.index, named))
@@ -362,6 +389,70 @@ def _allowed(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarr
     for family in families:
         allowed &= index.suiting(family)
     return np.flatnonzero(allowed)
+
+
+def _other_named(asked: _Asked, groups: Sequence[Group], sure: float) -> Group | None:
+    """What is named beside the thing: the style that came out best, "my bear, pixel art", or,
+    where the best is doubtful, another thing: "emma and my dog bella"."""
+    intent, index, best = asked.intent, asked.index, groups[0].best.number
+    best_is_style = is_style(index, best)
+    if not best_is_style and sure >= _ABSTAIN_BELOW:
+        return None
+    left = _left(intent, index.words_of(best))
+    things = (g for g in groups[1:] if not is_style(index, g.best.number))
+    other = next((g for g in things if _is_said(intent, index, g.best.number, left)), None)
+    return groups[0] if other and best_is_style else other
+
+
+def _left_out(asked: _Asked, chosen: Sequence[ModelCard]) -> ModelCard | None:
+    """Another thing that a request names, by words that the chosen cards do not say."""
+    intent, index = asked.intent, asked.index
+    own = {term for card in chosen for term in index.words_of(index.number_of[card.id])}
+    left = _left(intent, own)
+    for number in shortlist(intent, index, asked.found, asked.allowed) if left else ():
+        card, is_new = index.cards[number], not own & index.title_words(number)
+        is_thing = card.kind == "lora" and not is_style(index, number)
+        if is_new and is_thing and _is_said(intent, index, number, left):
+            return card
+    return None
+
+
+def _left(intent: Intent, own: Set[str]) -> list[Word]:
+    """Words of the concept that some cards do not say."""
+    pairs = zip(intent.words, intent.weights, strict=True)
+    return [word for word, weight in pairs if weight >= 1 and word.stem not in own]
+
+
+def _is_said(intent: Intent, index: Index, number: int, words: Sequence[Word]) -> bool:
+    """Whether some words say a card's title: most of it, or of the user's own thing or by a name
+    one word."""
+    title = index.title_words(number)
+    said = [word for word in words if word.stem in title]
+    is_own = any(_OWN.search(intent.request[: word.start]) for word in said)
+    is_name = any(_is_name(word.text, index) for word in said)
+    most = len({word.stem for word in said}) >= _TITLE_NAMED * len(title)
+    return bool(said) and (is_own or is_name or most)
+
+
+def _is_name(word: str, index: Index) -> bool:
+    """Whether a word calls one thing of the library and no other, or none that there is."""
+    telling = word.isalpha() and len(word) > 2
+    return telling and (thesaurus().lemma(word) is None or index.things(word) == 1)
+
+
+def _without(asked: _Asked, other: Group) -> _Asked:
+    """A request as if one of the things it names were not named."""
+    intent, title = asked.intent, asked.index.title_words(other.best.number)
+    kept = [
+        (word, weight)
+        for word, weight in zip(intent.words, intent.weights, strict=True)
+        if word.stem not in title
+    ]
+    alone = replace(
+        intent, words=tuple(word for word, _ in kept), weights=tuple(weight for _, weight in kept)
+    )
+    allowed = np.setdiff1d(asked.allowed, [entry.number for entry in other.members])
+    return replace(asked, intent=alone, found=asked.index.search(alone), allowed=allowed)
 
 
 def _candidates(index: Index, groups: Sequence[Group]) -> tuple[Candidate, ...]:

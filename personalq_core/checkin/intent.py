@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
+from ..language.thesaurus import thesaurus
+from ..language.translate import language, translate
+from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, words
 from ..library.family import normalise_family
+from ..library.ordinary import is_general_tag
 from .attributes import is_manner
 from .cues import cues
 from .period import find_period
-from .thesaurus import thesaurus
-from .translate import language, translate
-from .words import FUNCTION_WORDS, Word, fold, stem, words
 
 SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
@@ -31,6 +32,8 @@ class Exclusion:
 
     text: str
     stems: frozenset[str]
+    span: tuple[int, int] = (0, 0)
+    """Of the clause that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,20 @@ class Event:
     """"before it was redrawn"."""
     changes: bool | None
     """Whether it is something that changes a thing, as a remodel does; None for unknown words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Words that ask something of the model, or else tell of the picture: "the older bear", but
+    "as an older woman". Only a library knows; see `settle.asking_nothing`.
+
+    kind: "order", "exclusion", "author" or "period"
+    of: where the words stand that it is said of
+    """
+
+    kind: str
+    span: tuple[int, int]
+    of: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class Intent:
     """"newest" or "oldest"."""
     order_is_soft: bool = False
     """"old" and "new" may as well describe the thing itself."""
+    cues: tuple[Cue, ...] = ()
     event: Event | None = None
     """None where words like "newest" tell the order."""
     period: tuple[datetime, datetime] | None = None
@@ -131,10 +149,12 @@ _ORDINALS = {
 _VERSION = re.compile(
     r"\b(?:of the )?(?:ver\.?|version|versión|rev)\s?\.?(\d+(?:\.\d+)*)s?\b"
     r"|\bof the v(\d+(?:\.\d+)*)s?\b"
-    r"|第\s?(\d+|[一二三四五])\s?[版代]|バージョン\s?(\d+)|\b(0\.\d+)\b(?!\))"
-    r"|\bversion\s(one|two|three|four|five)\b",
+    r"|第\s?(\d+|[一二三四五])\s?[版代]|バージョン\s?(\d+)"
+    r"|\bversion\s(one|two|three|four|five)\b|\b((?:epoch|step)\s?\d+)\b",
     re.I,
 )
+_DECIMAL = re.compile(r"(?<![\w.:])(0\.\d+)(?![\w.)])")
+"""A version, or else a weight."""
 _SHORT_VERSION = re.compile(r"\bv\s?\.?(\d+(?:\.\d+)*)(?P<several>s?)\b", re.I)
 _NUMBERS = dict(zip("一二三四五", "12345", strict=True)) | dict(
     zip(("one", "two", "three", "four", "five"), "12345", strict=True)
@@ -175,7 +195,8 @@ _SHOWN = re.compile(
 """Begins a request: "charcoal style, a boxer", "brush lettering: hello". What follows is shown in
 it."""
 _REST = re.compile(
-    r"[,;.:\uff0c\u3001]|\b(?:in|on|at|with|by|to|from|en|con|mit|auf|im|am|bei|avec|dans|sur)\b",
+    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|is|are|not"
+    r"|en|con|sin|mit|ohne|auf|im|am|bei|avec|sans|dans|sur)\b",
     re.I,
 )
 
@@ -198,13 +219,16 @@ _BASE = re.compile(
     rf"|(?:,\s*)?\b(?P<d>sd\s?xl|sd\s?1\.?5|sd\s?2\.1)\b",
     re.I,
 )
-_KIND = re.compile(r"\b(?:(?P<checkpoint>checkpoint|merge)|(?P<lora>loras?))\b", re.I)
+_KIND = re.compile(
+    r"\b(?:(?P<checkpoint>checkpoint|(?<!\ws )merge)|(?P<lora>loras?))\b", re.I
+)
+"""But "two roads merge"."""
 
 _ALTERNATIVE = re.compile(r"\b(?:or|and|nor|oder|und|noch|ou|et|o|y|ni)\b|[和或、]", re.I)
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
 _SCENE = re.compile(
-    r"\b(?:on|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
+    r"\b(?:on|over|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
     r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
     r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|“|(?<!\w)\"(?=\S)|在",
@@ -230,7 +254,7 @@ _SETTING = re.compile(
     re.I,
 )
 """A phrase after a comma about the picture, not about what it shows."""
-_SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b")
+_SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b|\bBREAK\b")
 _EVENT_ENDS = re.compile(
     r"[,;.:()\n\uff0c\u3002\u3001]"
     r"|(?<!['\u2019])\b(?:in|on|at|with|near|under|beside|mit|auf|im|am|con|en|avec|dans|sur)\b",
@@ -250,18 +274,22 @@ PROTECTED = re.compile(f"{_SYNTAX.pattern}|{QUOTED.pattern}")
 """Stays in the prompt as it is."""
 
 
-def understand(request: str, now: datetime) -> Intent:
-    """Read a request; `now` settles words like "last spring"."""
+def understand(
+    request: str, now: datetime, plain: Sequence[tuple[int, int]] = ()
+) -> Intent:
+    """Read a request; `now` settles words like "last spring", and what is `plain` asks nothing."""
     code = language(request)
     syntax = [found.span() for found in _SYNTAX.finditer(request)]
-    kept = [found.span() for found in PROTECTED.finditer(request)]
+    kept = [*plain, *(found.span() for found in PROTECTED.finditer(request))]
     selecting: list[tuple[int, int]] = []
 
     excluded, spans = _exclusions(_blank(request, kept), code)
+    cues = [Cue("exclusion", span, span) for span in spans]
     selecting += spans
     free = _blank(request, spans + kept)
 
     author, spans = _author(free)
+    cues += [Cue("author", span, span) for span in spans if author]
     selecting += spans
     free = _blank(free, spans)
 
@@ -276,12 +304,14 @@ def understand(request: str, now: datetime) -> Intent:
     period = None
     if timed := find_period(free, now):
         period, span = timed
+        cues.append(Cue("period", span, span))
         selecting.append(span)
         free = _blank(free, [span])
     order, spans = _order(free, code)
     selecting += spans
     event = None if order else _event(free, code, kept)
-    soft = None if order else _soft_order(free, code, event)
+    soft, told_by = (None, []) if order else _soft_order(free, code, event)
+    cues += [Cue("order", span, _said_of(free, span[1])) for span in spans + told_by]
     selecting += _model_words(free, bool(order or soft or version or base or period))
 
     selecting = [
@@ -291,16 +321,25 @@ def understand(request: str, now: datetime) -> Intent:
         # What is beside a BREAK or a wildcard keeps it apart.
         if re.search(r"\w", request[start:end])
     ]
-    silent = syntax + ([event.cue] if event else [])
+    silent = syntax + ([event.cue] if event else []) + _general_tags(request)
+    silent += [found.span() for found in _DECIMAL.finditer(request)]
     words, weights = _weigh(request, code, selecting + silent, event)
     return Intent(
         request=request, words=words, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, author=author, version=version,
         maybe_version=None if version else _maybe_version(free),
-        order=order or soft, order_is_soft=soft is not None, event=event, period=period,
+        order=order or soft, order_is_soft=soft is not None, cues=tuple(cues), event=event,
+        period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=code != "en",
     )  # fmt: skip
+
+
+def _general_tags(text: str) -> list[tuple[int, int]]:
+    """Phrases between commas that prompts have whatever they show: "masterpiece, best quality"."""
+    phrases = list(re.finditer(r"[^,\n]+", text))
+    general = [found.span() for found in phrases if is_general_tag(found.group().strip())]
+    return general if len(general) < len(phrases) else []
 
 
 def _author(text: str) -> tuple[str | None, list[tuple[int, int]]]:
@@ -310,6 +349,8 @@ def _author(text: str) -> tuple[str | None, list[tuple[int, int]]]:
         return None, []
     group = str(found.lastgroup)
     name = found[group].removesuffix(".")
+    if fold(name) in FUNCTION_WORDS - _MYSELF:
+        return None, []  # "a fashion model by the pool"
     # In "Lena's fox lora" the fox stays.
     span = (found.start(), found.end(group) + 2) if group == "c" else found.span()
     return (None if fold(name).replace("\u2019", "'") in _MYSELF else name), [span]
@@ -351,15 +392,15 @@ def _exclusions(text: str, code: str) -> tuple[tuple[Exclusion, ...], list[tuple
     text = _blank(text, [found.span("no") for found in _NAMED_NO.finditer(text)])
     for found in cues(code).exclude.finditer(text):
         what = found["what"] or found["zh"] or found["ja"] or ""
+        span = found.start(), found.start() + len(found.group().rstrip())
         named = [
-            Exclusion(" ".join(word.text for word in said), frozenset(word.stem for word in said))
+            Exclusion(" ".join(w.text for w in said), frozenset(w.stem for w in said), span)
             for part in _ALTERNATIVE.split(what)
             if (said := [w for w in _read_words(part, code) if w.stem not in _FILLER])
         ]
         if named:
             excluded += named
-            end = found.end() - (len(found.group()) - len(found.group().rstrip()))
-            spans.append((found.start(), end))
+            spans.append(span)
     return tuple(excluded), spans
 
 
@@ -398,9 +439,10 @@ def _is_version(text: str, found: re.Match[str]) -> bool:
 
 
 def _maybe_version(text: str) -> tuple[str, tuple[int, int]] | None:
-    for found in _SHORT_VERSION.finditer(text):
-        if not _after_a(text, found.start()):
-            return found[1], found.span()
+    for pattern in (_SHORT_VERSION, _DECIMAL):
+        for found in pattern.finditer(text):
+            if not _after_a(text, found.start()):
+                return found[1], found.span()
     return None
 
 
@@ -440,16 +482,30 @@ def _changes(said: Sequence[str]) -> bool | None:
     return None if any(thesaurus().lemma(word) is None for word in said) else False
 
 
-def _soft_order(text: str, code: str, event: Event | None) -> str | None:
+def _soft_order(
+    text: str, code: str, event: Event | None
+) -> tuple[str | None, list[tuple[int, int]]]:
     """What it rather asks: what happened to a thing may have come and gone in the picture, and
-    "old" and "new" may describe it."""
+    "old" and "new", which are at the spans, may describe it."""
     if event and (event.is_clause or event.changes):
-        return event.order
+        return event.order, []
     naming = re.split(r"[,;.]", text)[0]
     for pattern, order in ((cues(code).soft_new, "newest"), (cues(code).soft_old, "oldest")):
-        if pattern.search(naming):
-            return order
-    return None
+        if found := pattern.search(naming):
+            return order, [found.span()]
+    return None, []
+
+
+def _said_of(text: str, start: int) -> tuple[int, int]:
+    """Where the words stand that "newest" before `start` is said of: "newest of my bears"."""
+    end = start
+    for word in words(text[start:]):
+        apart = text[end : start + word.start].strip()
+        leads = fold(word.text) in DETERMINERS | {"of", "de", "von"}
+        if apart or (word.stem in FUNCTION_WORDS and not leads):
+            break
+        end = start + word.end
+    return start, end
 
 
 def _weigh(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 
-from .translate import language
-from .words import fold
+from ..language.translate import language
+from ..language.words import fold
 
 Period = tuple[datetime, datetime]
 """From the first moment up to, but without, the second; both in UTC."""

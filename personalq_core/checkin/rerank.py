@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..language.thesaurus import thesaurus
+from ..language.words import fold, spelling, stem, terms
 from ..library.card import ModelCard
+from ..library.ordinary import is_general_tag
 from ..library.version import version_key
 from .attributes import agreement, is_manner, same_manner
 from .intent import STYLE_WEIGHT, Intent
 from .period import is_calendar_year
 from .retrieve import Index, Retrieved
-from .thesaurus import thesaurus
-from .words import fold, stem, terms
 
 FEATURES = (
     "sparse", "dense", "trigger", "title", "extra", "version", "order", "soft_order", "period",
@@ -45,6 +46,8 @@ _ASIDE = 0.1
 _CREDIT = re.compile(r"\b(?:trained|made) by ([A-Z][\w.-]*\w)")
 _DENIED = re.compile(r"\b(?:no|not|without|before|ohne|sin|sans)\b[^.;,\n]*", re.I)
 _STEPS = 4
+MAX_TRIGGERS = 8
+"""Of a card that may be in a request: some list hundreds."""
 _FOUND = 0.3
 """Of the words that name the thing: so many a card has to say, for words to tell which cards are
 meant."""
@@ -71,8 +74,8 @@ class Scored:
 
     def tied_with(self, other: Scored) -> bool:
         """Whether nothing that the request says tells the two apart."""
-        said = np.allclose(self.features[~SOFT], other.features[~SOFT])
-        return bool(said) and self.answers == other.answers
+        said = np.array_equal(self.features[~SOFT], other.features[~SOFT])
+        return said and self.answers == other.answers
 
 
 FIT_FEATURES = (
@@ -317,7 +320,7 @@ def evidence(
 
 def _excluded(ruled_out: Sequence[Set[str]], own: Set[str]) -> float:
     """How much of something it must not be a card says, in these or other words, 0 to 1."""
-    shares = [sum(_says(term, own) for term in stems) / len(stems) for stems in ruled_out]
+    shares = [sum(says(term, own) for term in stems) / len(stems) for stems in ruled_out]
     return max((share**2 for share in shares), default=0.0)
 
 
@@ -326,7 +329,7 @@ def _denied(card: ModelCard) -> Set[str]:
     return set(terms(" ".join(_DENIED.findall(f"{card.title}. {card.description}"))))
 
 
-def _says(term: str, own: Set[str]) -> bool:
+def says(term: str, own: Set[str]) -> bool:
     """Whether a card says a word or another for the same: "stormy" where it says "storm"."""
     if term in own:
         return True
@@ -363,12 +366,21 @@ def _said(card: ModelCard) -> list[str]:
 
 def _trigger_named(request: str, card: ModelCard, index: Index) -> str | None:
     """A trigger that stands in the request, unless it is made of ordinary words alone."""
+    return _standing(request, card.triggers[:MAX_TRIGGERS], index)
+
+
+def as_called(request: str, card: ModelCard, index: Index) -> ModelCard:
+    """The card with the trigger first that a request calls it by, of those that begin a group."""
+    firsts = [words[0] for words in card.trigger_groups if words]
+    called = _standing(request, [*card.triggers[:1], *firsts], index)
+    first = (called,) if called else ()
+    return replace(card, triggers=tuple(dict.fromkeys((*first, *card.triggers))))
+
+
+def _standing(request: str, triggers: Sequence[str], index: Index) -> str | None:
     text = fold(request)
-    for trigger in card.triggers[:8]:
-        plain = re.escape(fold(trigger))
-        if re.search(rf"(?<!\w){plain}(?!\w)", text) and _is_rare(trigger, index):
-            return trigger
-    return None
+    rare = (t for t in triggers if not is_general_tag(t) and _is_rare(t, index))
+    return next((trigger for trigger in rare if spelling(fold(trigger)).search(text)), None)
 
 
 def _is_rare(trigger: str, index: Index) -> bool:
@@ -376,7 +388,7 @@ def _is_rare(trigger: str, index: Index) -> bool:
     for word in re.findall(r"\w+", trigger):
         coined = bool(re.search(r"\d|_|[a-z][A-Z]", word))
         plain = index.is_plain_word(word) or (index.embedder is None and word.isalpha())
-        if not plain and (coined or index.frequency(word) <= 2):
+        if not plain and (coined or index.things(word) <= 2):
             return True
     return False
 

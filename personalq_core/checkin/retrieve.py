@@ -15,12 +15,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..language.thesaurus import thesaurus
+from ..language.words import FUNCTION_WORDS, Word, is_cjk, stem, terms
 from ..library.card import ModelCard
 from ..models.embed import Embedder
 from .attributes import indiscriminate
 from .intent import Intent, denied_spans
-from .thesaurus import thesaurus
-from .words import FUNCTION_WORDS, Word, is_cjk, stem, terms
 
 _K1, _B = 1.2, 0.5
 _FIELD_WEIGHTS = {"title": 3.0, "triggers": 3.0, "tags": 1.5, "file": 1.0, "description": 1.0}
@@ -189,10 +189,16 @@ class Index:
         """The stems of a title that name its concept: no version and no base."""
         return {term for term in self.fields[number]["title"] if not is_edition(term)}
 
-    def frequency(self, word: str) -> int:
-        """How many cards say a word."""
+    def things(self, word: str) -> int:
+        """How many cards with triggers of their own say a word: versions of a thing count once."""
         found = self._postings.get(stem(word))
-        return 0 if found is None else len(found[0])
+        return 0 if found is None else len({self.cards[n].triggers for n in found[0]})
+
+    def is_label(self, term: str) -> bool:
+        """Whether a card's title, triggers or tags say a word."""
+        found = self._postings.get(term)
+        said = (self.fields[n] for n in found[0]) if found else ()
+        return any(term in f["title"] + f["triggers"] + f["tags"] for f in said)
 
     def idf(self, term: str) -> float:
         """How telling a word is in this library; a word it does not hold is the most telling."""
@@ -253,7 +259,7 @@ class Index:
             meant = sorted(swapped & self._postings.keys()) if term.isalpha() else ()
             return dict.fromkeys(meant, _FUZZY_WEIGHT * _SURE_SIMILARITY)
         shared: Counter[str] = Counter()
-        for gram in _trigrams(term):
+        for gram in sorted(_trigrams(term)):  # ties in the same order each time
             shared.update(self._grams.get(gram, ()))
         silent = term.removesuffix("e")
         near = [

@@ -7,10 +7,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..language.words import (
+    DETERMINERS,
+    FUNCTION_WORDS,
+    OWNERS,
+    WORN,
+    Word,
+    fold,
+    spelling,
+    stem,
+    terms,
+    words,
+)
 from ..library.card import ModelCard
 from .intent import PROTECTED, QUOTED, STYLE_WEIGHT, Intent
-from .words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, terms, words
 
+_WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
+_REST_OF_NAME = re.compile(
+    r"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?"
+    r"(?:\.(?:safetensors|sft|ckpt|pt)\b)?", re.I,
+)
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
 
@@ -30,15 +46,15 @@ def rewrite(
     """The prompt for the chosen cards (subject first), and the edits that `undo` takes back.
 
     Selection words leave; for each card with a trigger, the words that named it become the
-    trigger; a trigger that is there already is left alone. All other bytes stay. A request with all
-    triggers in it was written for these cards: nothing of it is changed. Unless the first card
-    `is_named`, its trigger comes before what the request says.
+    trigger, brackets escaped; a trigger that is there already is left alone. All other bytes stay.
+    A request with all triggers in it was written for these cards: nothing of it is changed. Unless
+    the first card `is_named`, its trigger comes before what the request says.
     """
     request = intent.request
     triggers = [card.triggers[0] for card in cards if card.triggers]
-    if triggers and all(_place_of(request, trigger) for trigger in triggers):
-        return request, ()
     there = [place for trigger in triggers if (place := _place_of(request, trigger))]
+    if triggers and len(there) == len(triggers):
+        return request, ()
     quoted = [found.span() for found in QUOTED.finditer(request)]
     leaving = [span for span in _droppable(intent) if not _overlaps(span, there)]
     replaced: dict[tuple[int, int], str] = {}
@@ -50,15 +66,16 @@ def rewrite(
         taken = [*there, *quoted, *replaced]
         # Words of a manner name a style, but never the thing itself.
         least = STYLE_WEIGHT if card is not cards[0] else 1.0 if is_named else math.inf
-        span = _named_span(intent, card, taken, least)
-        trigger = card.triggers[0]
+        span = _spelled_span(intent, card, least) or _named_span(intent, card, taken, least)
+        trigger = _escaped(card.triggers[0])
         if span is None or _overlaps(span, taken):
             replaced[(0, 0)] = replaced.get((0, 0), "") + trigger + ", "
         else:
             noun = _kept_noun(request, span, card)
             text = f"{trigger} {noun}" if noun else trigger
             replaced[span] = _spaced(request, span, leaving, text)
-    return _apply(request, replaced, leaving)
+    prompt, edits = _apply(request, replaced, leaving)
+    return (prompt, edits) if prompt.strip() else (request, ())
 
 
 def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
@@ -97,6 +114,7 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
     text = intent.request
     for start, end in _merged(text, intent.selecting):
         end = _with_of(text, start, end)
+        start = _with_lone_article(text, start, end)
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
@@ -116,6 +134,14 @@ def _with_of(text: str, start: int, end: int) -> int:
     before, of = text[:start].rstrip(), re.match(r"\s+(?:of|de|du|von)\b", text[end:], re.I)
     stands_alone = not before or re.search(r"(?:[,.;:(]|\b(?:of|de|du|von))$", before, re.I)
     return end + of.end() if of and stands_alone else end
+
+
+def _with_lone_article(text: str, start: int, end: int) -> int:
+    """The start with the "the" that nothing is left for: ", the newest one,"."""
+    before = re.search(r"(?:^|[,.;:(])\s*(\w+\s+)$", text[:start])
+    if before is None or fold(before[1].strip()) not in DETERMINERS:
+        return start
+    return before.start(1) if text[end:].lstrip()[:1] in ("", *",.;:)") else start
 
 
 def _merged(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -152,9 +178,37 @@ def _spaced(
 
 
 def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
-    """Where a trigger stands already."""
-    found = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.I)
-    return found.span() if found else None
+    """Where a trigger stands already: in its own spelling, with its brackets escaped or not."""
+    plain = _unescaped(trigger).casefold()
+    places = (found.span() for found in spelling(trigger).finditer(text))
+    return next((s for s in places if _unescaped(text[slice(*s)]).casefold() == plain), None)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([()])", r"\1", text)
+
+
+def _escaped(trigger: str) -> str:
+    """Brackets that are no weights, so that ComfyUI does not take them for some."""
+    return trigger if _WEIGHT.search(trigger) else re.sub(r"(?<!\\)([()])", r"\\\1", trigger)
+
+
+def _spelled_span(intent: Intent, card: ModelCard, least: float) -> tuple[int, int] | None:
+    """Where the trigger stands in another spelling: "moss_knight" for "moss knight"."""
+    found = spelling(card.triggers[0]).search(intent.request)
+    if found is None or least == math.inf or PROTECTED.search(found.group()):
+        return None
+    start, end = _whole(intent.request, *found.span())
+    return _with_determiner(intent, start), end
+
+
+def _whole(request: str, start: int, end: int) -> tuple[int, int]:
+    """With the rest of the name that it is a part of: "bear" in "bear_v7.safetensors"."""
+    before = re.search(r"(?:\w*_)?\Z", request[:start])
+    after = _REST_OF_NAME.match(request, end)
+    assert before is not None and after is not None
+    whole = before.start(), after.end()
+    return (start, end) if PROTECTED.search(request[slice(*whole)]) else whole
 
 
 def _named_span(
@@ -165,7 +219,8 @@ def _named_span(
     Words that weigh less than `least` name nothing.
     """
     own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
-    title = set(terms(" ".join((card.title, *card.triggers, *card.tags))))
+    name = set(terms(f"{card.title} {card.triggers[0]}"))
+    labels = name | set(terms(" ".join((*card.triggers, *card.tags))))
     free = [
         (word, weight)
         for word, weight in zip(intent.words, intent.weights, strict=True)
@@ -175,17 +230,18 @@ def _named_span(
     if not runs:
         return None
 
-    def strength(run: list[Word]) -> tuple[int, int, int]:
-        return (sum(w.stem in title for w in run), sum(w.stem in own for w in run), -run[0].start)
+    def strength(run: list[Word]) -> tuple[int, ...]:
+        told = [sum(word.stem in said for word in run) for said in (name, labels, own)]
+        return (*told, -run[0].start)
 
     best = max(runs, key=strength)
     if not any(word.stem in own for word in best) and best is not runs[0]:
         return None
-    if best is not runs[0] and strength(best)[0] == 0 and _is_worn(intent, best):
+    if best is not runs[0] and strength(best)[1] == 0 and _is_worn(intent, best):
         best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
-    start = _with_article(intent.request, matched[0].start)
-    return _with_determiner(intent, start), matched[-1].end
+    start, end = _whole(intent.request, matched[0].start, matched[-1].end)
+    return _with_determiner(intent, _with_article(intent.request, start)), end
 
 
 def _with_article(request: str, start: int) -> int:
@@ -223,7 +279,7 @@ def _joined(intent: Intent, start: int, end: int) -> bool:
     if any(a < end and start < b for a, b in intent.selecting):
         return not re.search(r"[,.;:()\[\]{}<>|]", intent.request[start:end])
     between = intent.request[start:end]
-    if re.fullmatch(r"\s*", between):
+    if re.fullmatch(r"\s*|_+", between):
         return True
     joining = r"(?:\s+(?:the|el|la|der|die|das|le|of|de|du))+\s+|[\u306e\u306a\u7684]"
     return bool(re.fullmatch(joining, between))

@@ -8,20 +8,24 @@ those whose trigger stands in the request.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..language.words import fold
+from ..library.card import ModelCard
 from .intent import Intent
-from .rerank import moment_of, version_numbers
+from .rerank import MAX_TRIGGERS, moment_of, version_numbers
 from .retrieve import Index, Retrieved
-from .words import fold
 
 TOP_K = 24
-_MAX_TRIGGERS, _TRIGGER_WORDS = 8, 5
-_PUNCTUATION = str.maketrans(dict.fromkeys(",;.:!?()[]<>\"", " "))
+_TRIGGER_WORDS = 5
+_PUNCTUATION = str.maketrans(dict.fromkeys(",;.:!?()[]<>\"_\\", " "))
+_NUMBERED = re.compile(r"[_-].*\d|\d.*[_-]")
+_ENDING = r"(?:\.(?:safetensors|sft|ckpt|pt)\b|(?=:[\d.]+(?::[\d.]+)?>))"
 _MORE = 8
 """So many join for each thing asked."""
 _NEAR = 0.6
@@ -83,8 +87,22 @@ class _Editions:
 
         self._called: defaultdict[str, list[int]] = defaultdict(list)
         for number, card in enumerate(index.cards):
-            for trigger in card.triggers[:_MAX_TRIGGERS]:
+            for trigger in card.triggers[:MAX_TRIGGERS]:
                 self._called[_plain(trigger)].append(number)
+
+        self._files = [_file_of(card) for card in index.cards]
+
+    def named_by_file(self, request: str) -> np.ndarray:
+        """Numbers of the cards whose file a request names: as a file, or by a name with a number
+        that calls nothing else."""
+        text = fold(request)
+        near = (n for n, file in enumerate(self._files) if file and file in text)
+        return np.array([n for n in near if self._is_file(text, self._files[n])], int)
+
+    def _is_file(self, text: str, file: str) -> bool:
+        telling = _NUMBERED.search(file) and _plain(file) not in self._called
+        ends = rf"(?:{_ENDING}|(?![\w.-]))" if telling else _ENDING
+        return bool(re.search(rf"(?<![\w.-]){re.escape(file)}{ends}", text))
 
     def called_by(self, request: str) -> np.ndarray:
         """Numbers of the cards one of whose triggers stands in a request."""
@@ -99,6 +117,15 @@ class _Editions:
     def version_id(self, version: str) -> int:
         """The id of a version as a request says it; -2 where no card has it."""
         return self._ids.get(version_numbers(version) or (), -2)
+
+
+def _file_of(card: ModelCard) -> str:
+    return fold(card.name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+
+
+def named_by_file(request: str, index: Index) -> np.ndarray:
+    """Numbers of the cards whose file a request names: "bear_v7", "<lora:bear:1>"."""
+    return _editions(index).named_by_file(request)
 
 
 _EDITIONS: WeakKeyDictionary[Index, _Editions] = WeakKeyDictionary()

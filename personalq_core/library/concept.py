@@ -7,15 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from .card import ModelCard
-from .family import family_in_file_name
+from .ordinary import is_setting
 from .triggers import made_up
 
-# What names add to a concept: its version, base, training settings; not what it is.
-_ADDED = re.compile(
-    r"v(?:er(?:sion)?)?\d[\da-z]*|\d+|xl|sdxl|sd|sd15|flux|flux1|pony|illustrious|il|dev|lora|loha|"
-    r"locon|lokr|dora|new|old|final|latest|last|beta|alpha|test|rank|dim|epoch|step|safetensors|"
-    r"(?:rank|dim|r|e|ep|epoch)\d+"
-)
 _COMMON_SHARE = 0.05
 
 
@@ -62,5 +56,4 @@ def _keys(card: ModelCard) -> set[str]:
 def _plain(name: str) -> str:
     spaced = re.sub(r"(?<=[a-z])(?=V\d)", " ", name)
     words = re.findall(r"[^\W_]+", spaced.lower())
-    kept = [word for word in words if not _ADDED.fullmatch(word) and not family_in_file_name(word)]
-    return " ".join(kept)
+    return " ".join(word for word in words if not is_setting(word))

@@ -9,7 +9,7 @@ from typing import Any
 from .card import ModelCard
 from .family import normalise_family
 from .text import clean, clean_block
-from .triggers import MAX_TRIGGERS, trigger_groups
+from .triggers import MAX_TRIGGERS, led_by, trigger_groups
 from .version import utc
 
 SOURCE = "your note"
@@ -45,18 +45,9 @@ def with_note(card: ModelCard, note: Mapping[str, Any]) -> ModelCard:
     if first or "triggers" in changed:
         phrases = changed.pop("triggers", None) or map(", ".join, card.trigger_groups)
         groups = trigger_groups(phrases)
-        changed["trigger_groups"] = groups = _led_by(first, groups)
+        changed["trigger_groups"] = groups = led_by(first, groups)
         changed["triggers"] = tuple(word for group in groups for word in group)
     return replace(card, **changed, sources={**card.sources, **dict.fromkeys(changed, SOURCE)})
-
-
-def _led_by(first: str | None, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-    """The groups with the canonical trigger at the front of its own, and that one before others."""
-    if not first:
-        return groups
-    own = next((group for group in groups if first in group), ())
-    rest = tuple(group for group in groups if group is not own)
-    return ((first, *(word for word in own if word != first)), *rest)
 
 
 def _line(name: str, value: Any) -> str:

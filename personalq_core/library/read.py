@@ -22,9 +22,16 @@ from .family import (
 )
 from .gguf import read_gguf_header
 from .header import Header, HeaderError, read_header
-from .sidecar import PREVIEW_SUFFIXES, read_sidecar, sidecar_names
+from .sidecar import LOOSE_NOTE, PREVIEW_SUFFIXES, read_sidecar, sidecar_names
 from .text import clean, strip_html
-from .triggers import frequent_tags, stated_triggers, trained_triggers, trigger_groups
+from .triggers import (
+    canonical_first,
+    frequent_tags,
+    loose_trigger,
+    stated_triggers,
+    trained_triggers,
+    trigger_groups,
+)
 from .version import date_in, epoch_in, utc, version_in
 
 FOLDER_OF_KIND = {
@@ -67,7 +74,7 @@ def read_card(
     ]
     facts += _gguf_facts(header) if is_gguf else _header_facts(header, stem)
     facts += [_name_facts(stem, kind), _time_facts(mtime_s)]
-    facts = [_not_from_the_future(fact) for fact in facts]
+    facts = [_not_from_the_future(fact) for fact in _loose_line_judged(facts)]
     card = _merge(kind, name, path, facts, identity, header.fingerprint)
     preview = next((stem + end for end in PREVIEW_SUFFIXES if stem + end in siblings), None)
     return replace(card, preview=os.path.join(folder, preview) if preview else None)
@@ -162,6 +169,20 @@ def _time_facts(mtime_s: float) -> Facts:
     return Facts(origin="file time", created_at=utc(mtime_s))
 
 
+def _loose_line_judged(facts: Sequence[Facts]) -> Sequence[Facts]:
+    """A loose line that tells of no trigger describes, but only where nothing else does."""
+    loose = next((fact for fact in facts if fact.origin == LOOSE_NOTE and fact.triggers), None)
+    if loose is None:
+        return facts
+    others = [fact for fact in facts if fact is not loose]
+    names = [name for fact in others for name in (fact.title, *fact.triggers)]
+    line = loose.triggers[0]
+    trigger = loose_trigger(line, names, [tag for fact in others for tag in fact.tags])
+    if trigger is None:
+        return [*others, replace(loose, triggers=(), description=line)]
+    return [replace(loose, triggers=(trigger,)) if fact is loose else fact for fact in facts]
+
+
 def _not_from_the_future(fact: Facts) -> Facts:
     """A date still to come is a mistake, or is there to be the newest."""
     tomorrow = utc(time.time() + 86400) or ""
@@ -176,15 +197,19 @@ def _merge(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for field in (
-        "title", "tags", "description", "author", "version", "created_at", "strength", "triggers",
+        "title", "tags", "description", "author", "version", "created_at", "strength",
     ):  # fmt: skip
         for fact in facts:
             if value := getattr(fact, field):
                 values[field], sources[field] = value, fact.origin
                 break
-    groups = trigger_groups(values.pop("triggers", ()))
-    if not groups:
-        sources.pop("triggers", None)
+    groups: tuple[tuple[str, ...], ...] = ()
+    for fact in facts:
+        if groups := trigger_groups(fact.triggers):
+            sources["triggers"] = fact.origin
+            break
+    stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    groups = canonical_first(groups, (values.get("title", ""), stem))
     values["version"] = _version(values, sources, name)
     family, origin, base_name = _family(facts, identity)
     if family:

@@ -13,6 +13,8 @@ from .facts import Facts
 from .text import clean, clean_block, parse_json, strip_html
 from .version import utc
 
+LOOSE_NOTE = "text file"
+"""Origin of what a .txt says: a line of it may be a trigger or not, see `loose_trigger`."""
 MAX_SIDECAR_BYTES = 4 * 1024 * 1024
 _MAX_WORDS = 40
 
@@ -133,8 +135,8 @@ def _text(text: str) -> Facts | None:
     if not note:
         return None
     if "\n" not in note and len(note) <= 120 and not note.endswith("."):
-        return Facts(origin="text file", triggers=(clean(note),))
-    return Facts(origin="text file", description=note)
+        return Facts(origin=LOOSE_NOTE, triggers=(clean(note),))
+    return Facts(origin=LOOSE_NOTE, description=note)
 
 
 def _words(value: Any) -> tuple[str, ...]:

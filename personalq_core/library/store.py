@@ -22,7 +22,7 @@ import numpy as np
 from .card import ModelCard
 from .note import clean_note
 
-_FORMAT = 4
+_FORMAT = 5
 """Raise it when cards come out differently for the same files: then all is read again."""
 
 _SCHEMA = """

@@ -12,7 +12,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .formats import FORMATS, Packed
+from .gpu_workspace import Lasting
 from .layers import QuantizedLayer, share_workspace
 from .lora import Branch
 from .plan import KEPT, LayerPlan, TaqPlan
@@ -29,6 +31,9 @@ from .quantize import PLAIN, LayerTypes, TaqError
 
 KEY, VERSION = "personalq_taq", 1
 PARTS = ("weight", "weight_scale", "weight_zero")
+BRANCH = ".branches."
+WRONG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading a header raises that another program wrote."""
 
 
 @dataclass(frozen=True)
@@ -120,22 +125,33 @@ def load(path: Path | str) -> TaqFile:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         if _checksum(about, tensors) != checksum:
             raise TaqError(f"{broken}: its checksum differs. {remedy}")
+        if _is_newer(about["plan"]):
+            raise TaqError(f"{path.name} was saved by a newer PersonalQ. Update PersonalQ.")
         plan = TaqPlan.from_json(about["plan"])
         shapes = {name: tuple(int(n) for n in shape) for name, shape in about["shapes"].items()}
-        _check_packed(plan, shapes, tensors)
-        return TaqFile(plan, shapes, about["trigger"], about["sources"], about["host"], tensors)
+        held = TaqFile(plan, shapes, about["trigger"], about["sources"], about["host"], tensors)
+        _check_notes(held)
+        _check_packed(held)
+        _check_branches(held)
+        return held
     except FileNotFoundError as error:
         raise TaqError(f"{path} is not there. Was it moved or renamed?") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, *WRONG) as error:
         if isinstance(error, TaqError):
             raise
         raise TaqError(f"{broken} ({error}). {remedy}") from error
 
 
-def restore(model: nn.Module, file: TaqFile, layer_types: LayerTypes = PLAIN) -> nn.Module:
+def restore(
+    model: nn.Module,
+    file: TaqFile,
+    layer_types: LayerTypes = PLAIN,
+    lasting: Lasting = nullcontext,
+) -> nn.Module:
     """Put the file's tensors into `model`, whose own weights may be on `meta`; returns it.
 
     The model needs the modules the saved one had, packed layers as plain Linear and Conv2d.
+    lasting: see `Workspace`.
     Raises TaqError where they do not fit.
     """
     left = dict(file.tensors)
@@ -148,24 +164,26 @@ def restore(model: nn.Module, file: TaqFile, layer_types: LayerTypes = PLAIN) ->
         assert codes is not None and scale is not None, "`read` has seen them"
         packed = Packed(codes, scale, zero)
         fresh = kind(layer, packed, FORMATS[file.plan.layers[name].format])
-        bias = left.pop(f"{name}.bias", None)
-        fresh.bias = None if bias is None else nn.Parameter(bias, False)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, fresh.train(layer.training))
-    for key in [key for key in left if ".branches." in key and key.endswith(".up")]:
-        name, _, branch = key.removesuffix(".up").rpartition(".branches.")
-        down = left.pop(key.removesuffix("up") + "down", None)
+    for name, branch in _branches(left):
+        key = f"{name}{BRANCH}{branch}"
+        down = left.pop(f"{key}.down", None)
         layer = _module(model, name)
         if not isinstance(layer, QuantizedLayer):
             raise TaqError(f"The file holds a branch for {name}, which it does not pack.")
-        layer.set_branch(branch, Branch(left.pop(key), down))
-    missing, unexpected = model.load_state_dict(left, strict=False, assign=True)
+        layer.set_branch(branch, Branch(left.pop(f"{key}.up"), down))
+    try:
+        missing, unexpected = model.load_state_dict(left, strict=False, assign=True)
+    except RuntimeError as error:  # of PyTorch, for a tensor of another shape
+        named = str(error).splitlines()[-1].strip()
+        raise TaqError(f"The file does not fit the model: {named}") from error
     lacking = [key for key in missing if key not in file.tensors]
     if lacking or unexpected:
         named = (lacking or unexpected)[0]
         what = "lacks" if lacking else "has"
         raise TaqError(f"The file does not fit the model: it {what} {named}.")
-    share_workspace(model)
+    share_workspace(model, lasting)
     return model.requires_grad_(False)
 
 
@@ -193,12 +211,48 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_packed(plan: TaqPlan, shapes: dict, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where a packed weight has not the size that its format and shape ask for."""
-    for name, shape in shapes.items():
-        fmt = FORMATS[plan.layers[name].format]
-        rows, columns = shape[0], math.prod(shape[1:])
-        found = [tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in found)
-        if size != fmt.size_bytes(rows, columns) or any(len(part) != rows for part in found):
-            raise ValueError(f"{name} is no {fmt.name} weight of shape {shape}")
+def _is_newer(plan: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a plan has fields or formats that are not known here."""
+    known = {field.name for field in fields(LayerPlan)}
+    formats = {*FORMATS, KEPT}
+    return any(not known.issuperset(p) or p["format"] not in formats for p in plan.values())
+
+
+def _check_notes(file: TaqFile) -> None:
+    """Raise TypeError where what is told about the model is of another type."""
+    words = [file.trigger, *file.sources.values(), *(p.reason for p in file.plan.layers.values())]
+    if not all(isinstance(word, str) for word in words) or not isinstance(file.host, dict):
+        raise TypeError("its notes are of another type")
+
+
+def _check_packed(file: TaqFile) -> None:
+    """Raise ValueError where a packed weight is not what its format and shape ask for."""
+    for name, shape in file.shapes.items():
+        fmt = FORMATS[file.plan.layers[name].format]
+        wanted = fmt.frame(shape[0], math.prod(shape[1:]))
+        for part, meta in zip(PARTS, (wanted.codes, wanted.scale, wanted.zero)):
+            if _look(file.tensors.get(f"{name}.{part}")) != _look(meta):
+                raise ValueError(f"{name}.{part} is none of {fmt.name} and shape {shape}")
+
+
+def _look(tensor: Tensor | None) -> tuple | None:
+    return None if tensor is None else (tensor.dtype, tensor.shape)
+
+
+def _branches(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Names of the layers that have branches, each with its branch's name."""
+    keys = [key.removesuffix(".up") for key in tensors if BRANCH in key and key.endswith(".up")]
+    return [(name, branch) for name, _, branch in (key.rpartition(BRANCH) for key in keys)]
+
+
+def _check_branches(file: TaqFile) -> None:
+    """Raise ValueError where a branch is no change of the packed weight beside it."""
+    for name, branch in _branches(file.tensors):
+        nn.ModuleDict({branch: nn.Identity()})  # raises KeyError for what cannot be a name
+        rows, columns = file.shapes[name][0], math.prod(file.shapes[name][1:])
+        key = f"{name}{BRANCH}{branch}"
+        up, down = file.tensors[f"{key}.up"], file.tensors.get(f"{key}.down")
+        rank = columns if down is None else len(down)
+        parts = [(up, (rows, rank))] + ([] if down is None else [(down, (rank, columns))])
+        if any(part.shape != shape or not part.is_floating_point() for part, shape in parts):
+            raise ValueError(f"{key} is no change of a weight of shape {file.shapes[name]}")

@@ -47,6 +47,11 @@ class Packed:
         zero = None if self.zero is None else self.zero[rows]
         return Packed(self.codes[rows], self.scale[rows], zero)
 
+    @property
+    def parts(self) -> list[Tensor]:
+        """The tensors it consists of."""
+        return [part for part in (self.codes, self.scale, self.zero) if part is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -73,10 +78,17 @@ class Format:
 
     def size_bytes(self, rows: int, columns: int) -> int:
         """Exact bytes of a packed (rows, columns) weight, its scales and zero points included."""
+        return sum(part.nbytes for part in self.frame(rows, columns).parts)
+
+    def frame(self, rows: int, columns: int) -> Packed:
+        """Types and shapes of a packed (rows, columns) weight: tensors on `meta`."""
         groups = self.groups(columns)
-        codes = columns if self.bits == 8 else groups * self._width(columns) // 2
-        zeros = 0 if self.symmetric else math.ceil(groups / 2)
-        return rows * (codes + groups * self.scale_dtype.itemsize + zeros)
+        scale = torch.empty(rows, groups, dtype=self.scale_dtype, device="meta")
+        if self.bits == 8:
+            return Packed(torch.empty(rows, columns, dtype=torch.int8, device="meta"), scale)
+        width = groups * self._width(columns) // 2
+        codes = torch.empty(rows, width, dtype=torch.uint8, device="meta")
+        return Packed(codes, scale, None if self.symmetric else codes[:, : math.ceil(groups / 2)])
 
     def _width(self, columns: int) -> int:
         return columns if self.group is None else self.group
@@ -220,8 +232,10 @@ class Format:
         """The (rows, columns) weight that `packed` stands for."""
         if packed.codes.is_cuda:
             return self.dequantize_at_once(packed, columns, dtype)
-        weight = self.codes(packed, columns, dtype).mul_(packed.scale.to(dtype)[..., None])
-        return weight.flatten(1)[:, :columns]
+        # float16 has few digits left for a scale as small as int8's are.
+        exact = torch.float32 if dtype == torch.float16 else dtype
+        weight = self.codes(packed, columns, exact).mul_(packed.scale.to(exact)[..., None])
+        return weight.flatten(1)[:, :columns].to(dtype)
 
     def dequantize_at_once(self, packed: Packed, columns: int, dtype: torch.dtype) -> Tensor:
         """`dequantize` in as few passes and launches as there can be, as a GPU wants it."""
@@ -278,7 +292,12 @@ class FloatFormat:
 
     def size_bytes(self, rows: int, columns: int) -> int:
         """Exact bytes of a packed (rows, columns) weight, its scales included."""
-        return rows * (columns * self.dtype.itemsize + torch.float32.itemsize)
+        return sum(part.nbytes for part in self.frame(rows, columns).parts)
+
+    def frame(self, rows: int, columns: int) -> Packed:
+        """Types and shapes of a packed (rows, columns) weight: tensors on `meta`."""
+        codes = torch.empty(rows, columns, dtype=self.dtype, device="meta")
+        return Packed(codes, torch.empty(rows, 1, device="meta"))
 
     def quantize(self, weight: Tensor, importance: Tensor | None = None) -> Packed:
         """Pack a (rows, columns) weight. Its nearest floats are the best, whatever importance says.

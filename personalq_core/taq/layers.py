@@ -40,12 +40,13 @@ class QuantizedLayer(nn.Module):
     weight_zero: Tensor | None
     branches: Any
     """nn.ModuleDict of `Branch`, by what put them there: a LoRA, a hook, a repair."""
-    texts: dict[int, Tensor]
+    texts: dict[int, tuple[Tensor, int]]
     activations = "automatic"
     """What the inputs of a product may be rounded to: "16-bit", "8-bit" where the device has an
     integer product, or "automatic": 16-bit, except where only the integer product is fast."""
     text: TextCache | None = None
-    """Set on layers that read nothing but text: their products are remembered in `texts`."""
+    """Set on layers that read nothing but text: their products are remembered in `texts`, each with
+    PyTorch's count of changes in place."""
     host: Packed | None = None
     """Set on layers whose weight is kept outside the model; see `evict`. `weight` is empty then."""
     workspace: Workspace | None = None

@@ -247,10 +247,10 @@ def round_linear(x: Tensor, bits: int) -> Tensor:
     if bits >= 16:
         return x
     flat = x.flatten(1)
-    low, high = flat.amin(1).clamp_max(0), flat.amax(1).clamp_min(0)
+    low, high = flat.amin(1).float().clamp_max(0), flat.amax(1).float().clamp_min(0)
     shape = (-1, *[1] * (x.ndim - 1))
-    step = ((high - low).float() / (2**bits - 1)).clamp_min(1e-12).view(shape)
-    zero = (-low.float().view(shape) / step).round()
+    step = ((high - low) / (2**bits - 1)).clamp_min(1e-12).view(shape)
+    zero = (-low.view(shape) / step).round()
     codes = (x / step + zero).round().clamp(0, 2**bits - 1)
     return ((codes - zero) * step).to(x.dtype)
 

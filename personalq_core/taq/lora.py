@@ -18,7 +18,8 @@ TOLERANCE = 1e-3
 class Branch(nn.Module):
     """A change of a weight: thin 16-bit factors where its rank is low, else the change itself.
 
-    Several LoRAs on one layer are one branch; their ranks add up.
+    Several LoRAs on one layer are one branch; their ranks add up, until the whole change is the
+    smaller of the two.
 
     up: (rows, rank), or the whole change where `down` is None
     down: (rank, columns)
@@ -29,6 +30,8 @@ class Branch(nn.Module):
 
     def __init__(self, up: Tensor, down: Tensor | None = None):
         super().__init__()
+        if down is not None and up.numel() + down.numel() > len(up) * down.shape[1]:
+            up, down = up.float() @ down.float(), None
         if down is not None and up.dtype == torch.float32:
             up, down = _balanced(up, down)
         self.register_buffer("up", up.to(torch.float16))
@@ -78,12 +81,18 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     return up * power, down / power[:, None]
 
 
+def solvable(matrix: Tensor) -> Tensor:
+    """The matrix on a device with all of PyTorch's linear algebra: a Mac's GPU has no QR."""
+    return matrix if matrix.device.type in ("cpu", "cuda") else matrix.cpu()
+
+
 def low_rank_factors(change: Tensor) -> tuple[Tensor, Tensor] | None:
     """Factors up (rows, rank), down (rank, columns) of a change, or None where none are thin.
 
     Randomised range finder (Halko, Martinsson and Tropp 2011, algorithm 4.1) with a doubling
     rank, then the exact singular values of the small core: no knowledge of LoRA file formats.
     """
+    change = solvable(change)
     rows, columns = change.shape
     size = change.norm()
     if size == 0:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from .formats import FORMATS, FloatFormat, Format, Packed
+from .gpu_workspace import Lasting
 from .layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, share_workspace
 from .plan import KEPT, LayerPlan, TaqPlan
 from .repair import repair
@@ -47,6 +49,7 @@ def quantize(
     layer_types: LayerTypes = PLAIN,
     pack: Pack = packed_together,
     progress: Callable[[int, int], None] | None = None,
+    lasting: Lasting = nullcontext,
 ) -> nn.Module:
     """Replace the planned layers of `model` in place by packed ones, and return it.
 
@@ -55,6 +58,7 @@ def quantize(
     layer_types: what replaces Linear and Conv2d; a host brings its own sub-classes.
     pack: another way to round.
     progress: called with (layers done, layers in all).
+    lasting: see `Workspace`.
     """
     planned = {name: layer for name, layer in plan.layers.items() if layer.format != KEPT}
     if not planned:
@@ -78,7 +82,7 @@ def quantize(
         done += len(names)
         if progress is not None:
             progress(done, len(planned))
-    share_workspace(model)
+    share_workspace(model, lasting)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .lora import Branch
+from .lora import Branch, solvable
 
 TINY = 1e-30
 """What silence counts: its mean square is 0, and something is divided by it."""
@@ -19,7 +19,7 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
     inverse (Zhang et al. 2024, QERA, theorem 1). Moments as `calibrate.importance` gives them:
     (columns,), or (blocks, width, width); without them plain singular vectors.
     """
-    columns = lost.shape[1]
+    lost, columns = solvable(lost), lost.shape[1]
     if moments is None:
         heard = lost
 
@@ -58,7 +58,7 @@ def repair(lost: Tensor, rank: int, moments: Tensor | None = None) -> Branch:
 
 def size_bytes(rows: int, columns: int, rank: int) -> int:
     """Bytes of a repair of a (rows, columns) weight."""
-    return 2 * rank * (rows + columns)
+    return 2 * min(rank * (rows + columns), rows * columns)
 
 
 def _floored(power: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
+from .file import BRANCH
 from .layers import QuantizedConv2d, QuantizedLayer
 from .plan import KEPT, TaqPlan
 from .text_cache import TEXT_LAYERS, outside_bytes
+
+BESIDE = "LoRAs and repairs, kept beside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,10 @@ class Sizes:
 
 
 def sizes_by_kind(model: nn.Module) -> dict[str, Sizes]:
-    """Bytes of a quantized model by kind of layer; before is what 16-bit weights would take."""
+    """Bytes of a quantized model by kind of layer; before is what 16-bit weights would take.
+
+    What is kept beside packed weights was no part of them: it has no bytes before.
+    """
     before, after = defaultdict(int), defaultdict(int)
     packed = {
         name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)
@@ -30,13 +36,16 @@ def sizes_by_kind(model: nn.Module) -> dict[str, Sizes]:
     for name, tensor in model.state_dict().items():
         owner, _, field = name.rpartition(".")
         layer = packed.get(owner)
-        kind = _kind(layer)
-        after[kind] += tensor.numel() * tensor.element_size()
+        is_beside = owner.rpartition(BRANCH)[0] in packed
+        kind = BESIDE if is_beside else _kind(layer)
+        after[kind] += tensor.nbytes
+        if is_beside:
+            continue
         if layer is None or field == "bias":
             before[kind] += 2 * tensor.numel()
         elif field == "weight":
             before[kind] += 2 * math.prod(layer.shape)
-    return {kind: Sizes(before[kind], after[kind]) for kind in sorted(before)}
+    return {kind: Sizes(before[kind], after[kind]) for kind in sorted(after)}
 
 
 def _kind(layer: QuantizedLayer | None) -> str:

@@ -77,13 +77,27 @@ class TextCache:
     def product(
         self, layer: QuantizedLinear, x: Tensor, run: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """run(x), remembered in `layer.texts` where x is the text of this run."""
+        """run(x), remembered in `layer.texts` where x is the text of this run.
+
+        Made anew where a patch of the host has changed it in place since.
+        """
         if self.given is None or x is not self.given:
             return run(x)
-        known = layer.texts
-        if self.number not in known:
-            known[self.number] = run(x)
-        return known[self.number]
+        known, version = layer.texts.get(self.number, (None, 0))
+        if known is None or known._version != version:
+            # Tensors of inference mode do not count their changes.
+            with torch.inference_mode(False), torch.no_grad():
+                known = run(x)
+            layer.texts[self.number] = known, known._version
+        return known
+
+    def forget(self) -> None:
+        """Drop all texts and their products."""
+        self.given = None
+        self.texts.clear()
+        self.last_call.clear()
+        for layer in self.layers:
+            layer.texts.clear()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -155,7 +169,7 @@ def keep_outside(
     keep: gives the packed tensors back from where they stay, in order; where they are by default.
     """
     layers = list(text_layers(model))
-    held = [_parts(layer.packed) for layer in layers]
+    held = [layer.packed.parts for layer in layers]
     flat = [part.detach() for parts in held for part in parts]
     kept = iter(flat if keep is None else keep(flat))
     for layer, parts in zip(layers, held):
@@ -165,11 +179,7 @@ def keep_outside(
 def outside_bytes(model: nn.Module) -> int:
     """Bytes of the weights that are kept outside the model."""
     held = [layer.packed for layer in text_layers(model) if layer.host is not None]
-    return sum(part.numel() * part.element_size() for packed in held for part in _parts(packed))
-
-
-def _parts(packed: Packed) -> list[Tensor]:
-    return [part for part in (packed.codes, packed.scale, packed.zero) if part is not None]
+    return sum(part.nbytes for packed in held for part in packed.parts)
 
 
 def in_a_file(tensors: list[Tensor], folder: Path | str | None = None) -> list[Tensor]:
@@ -193,6 +203,6 @@ def in_a_file(tensors: list[Tensor], folder: Path | str | None = None) -> list[T
 
 
 def forget_text(model: nn.Module) -> None:
-    """Drop all remembered products, as when weights changed or the model leaves its device."""
-    for layer in text_layers(model):
-        layer.texts.clear()
+    """Drop all that is remembered, as when weights changed or the model leaves its device."""
+    for cache in {layer.text for layer in text_layers(model) if layer.text is not None}:
+        cache.forget()

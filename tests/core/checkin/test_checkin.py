@@ -1,6 +1,7 @@
 """From a request to a decision, by words alone: no model has to be installed."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -416,3 +417,74 @@ def test_a_saved_choice_takes_the_words_that_name_it(request_):
     decision = ENGINE.confirm(request_, LIBRARY, BEARS[3], now=NOW)
     assert decision.prompt == "tdybr4 bear in the snow"
     assert not decision.notices
+
+
+TWELVE = tuple(
+    card(f"barnaby_bear_v{n}.safetensors", f"barnaby bear v{n}", "br1nby bear", "",
+         version=f"v{n}", created_at=f"2024-{n:02}-10T00:00:00Z")
+    for n in range(1, 13)
+)  # fmt: skip
+PIXELS = card("pixel-art.safetensors", "Pixel art", "pxlrt", "A style.", tags=("pixel art",))
+MILO = card("milo.safetensors", "Milo dog", "m1lo dog", "My dog Milo.")
+OWNED = (*TWELVE, PIXELS, MILO, *LIBRARY[4:])
+
+
+def test_of_twelve_versions_the_newest_is_meant():
+    assert decide("my bear on the beach", OWNED).choice.card.version == "v12"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["barnaby_bear_v7.safetensors at a desk", "<lora:barnaby_bear_v7:0.8> br1nby bear, forest",
+     "barnaby_bear_v7 in the snow", "<lora:bears/barnaby_bear_v7:0.8:0.5>, a bear"],
+)  # fmt: skip
+def test_a_file_that_is_named_is_chosen(request_):
+    decision = decide(request_, OWNED)
+    assert (decision.status, decision.choice.card.version) == ("chosen", "v7")
+    assert decision.fit == 1.0
+
+
+def test_a_trigger_that_versions_share_calls_them_in_a_prompt_of_tags():
+    decision = decide("masterpiece, best quality, br1nby bear, standing, outdoors", OWNED)
+    assert (decision.choice.card.version, decision.fit) == ("v12", 1.0)
+    assert decision.prompt == decision.request
+
+
+@pytest.mark.parametrize("tags", ["masterpiece, best quality", "score_9, score_8_up", "1girl, 4k"])
+def test_general_tags_name_nothing(tags):
+    aesthetic = card("aesthetic.safetensors", "Aesthetic", "masterpiece", "Best quality anime.")
+    decision = decide(f"{tags}, my bear v3", (*OWNED, aesthetic))
+    assert decision.choice.card.version == "v3"
+    assert decision.prompt == f"{tags}, br1nby bear"
+
+
+@pytest.mark.parametrize(
+    "request_", ["my newest bear, pixel art", "pixel art of my newest bear", "Barnaby, pixel art"]
+)
+def test_the_thing_is_chosen_before_the_style_it_is_shown_in(request_):
+    decision = decide(request_, OWNED)
+    assert decision.choice.card.version == "v12"
+    assert [style.card for style in decision.styles] == [PIXELS]
+
+
+def test_a_style_alone_is_chosen_as_ever():
+    assert decide("a castle, pixel art", OWNED).choice.card == PIXELS
+
+
+@pytest.mark.parametrize("request_", ["barnaby v3 and milo on the sofa", "milo and my bear v3"])
+def test_a_second_thing_is_told_and_does_not_hide_the_first(request_):
+    decision = decide(request_, OWNED)
+    assert decision.status == "chosen"
+    (notice,) = decision.notices
+    assert notice.endswith("is named too; load it with a LoRA loader of its own.")
+    assert {decision.choice.card.title[:4], notice[:4].lower()} & {"barn", "Milo"}
+
+
+def test_the_trigger_of_a_group_that_stands_in_the_request_is_kept():
+    miku = replace(
+        card("miku.safetensors", "Hatsune Miku", "hatsune miku"),
+        triggers=("hatsune miku", "aqua hair", "m1ku racing", "race queen"),
+        trigger_groups=(("hatsune miku", "aqua hair"), ("m1ku racing", "race queen")),
+    )
+    decision = decide("m1ku racing on a track", (*OWNED, miku))
+    assert (decision.choice.card, decision.prompt) == (miku, "m1ku racing on a track")

@@ -8,7 +8,7 @@ from personalq_core.checkin.attributes import agreement, is_manner, opposed, sam
 from personalq_core.checkin.checkin import CheckIn
 from personalq_core.checkin.group import group
 from personalq_core.checkin.intent import understand
-from personalq_core.checkin.words import stem
+from personalq_core.language.words import stem
 
 from .library import card
 

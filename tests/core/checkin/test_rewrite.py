@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from personalq_core.checkin.intent import understand
 from personalq_core.checkin.rewrite import rewrite, undo
+from personalq_core.language.words import spelling
 
 from .library import BEARS, LIBRARY, OTHERS, card
 
@@ -214,3 +215,56 @@ def test_what_was_rewritten_stays_as_it_is(request_, cards):
     prompt, _ = rewrite(understand(request_, NOW), cards)
     again, _ = rewrite(understand(prompt, NOW), cards)
     assert again == prompt
+
+
+MIKU = card(
+    "hatsune_miku_v2.safetensors", "Hatsune Miku", "hatsune miku", tags=("aqua hair", "anime")
+)
+MAKIMA = card("makima.safetensors", "Makima", "makima (chainsaw man)")
+
+
+@pytest.mark.parametrize(
+    ("request_", "cards", "prompt"),
+    [
+        ("hatsune_miku, concert", [MIKU], "hatsune miku, concert"),
+        ("miku_v2.safetensors on a stage", [MIKU], "hatsune miku on a stage"),
+        ("hatsune_miku-000004 on a stage", [MIKU], "hatsune miku on a stage"),
+        ("1girl, makima_(chainsaw_man), red hair", [MAKIMA],
+         r"1girl, makima \(chainsaw man\), red hair"),
+        ("Makima at sea", [MAKIMA], r"makima \(chainsaw man\) at sea"),
+        ("my old_bear_doll at sea", [BEAR], "tdybr4 bear at sea"),
+        ("a bear-shaped cake", [BEAR], "tdybr4 bear-shaped cake"),
+        # Of its tags fewer count than of its name.
+        ("miku, aqua hair, anime", [MIKU], "hatsune miku, aqua hair, anime"),
+    ],
+)  # fmt: skip
+def test_a_name_is_replaced_whole_however_it_is_spelled(request_, cards, prompt):
+    assert rewritten(request_, *cards) == prompt
+
+
+@pytest.mark.parametrize(
+    "request_", ["makima (chainsaw man) at sea", r"makima \(chainsaw man\), 1girl"]
+)
+def test_a_trigger_with_brackets_is_there_escaped_or_not(request_):
+    assert rewritten(request_, MAKIMA) == request_
+
+
+def test_brackets_that_weigh_a_trigger_stay():
+    weighed = card("rose.safetensors", "Rose", "(rosxy:1.2)")
+    assert rewritten("a rose at sea", weighed) == "(rosxy:1.2) at sea"
+
+
+def test_a_prompt_is_never_left_empty():
+    assert rewritten("the newest lora", OTHERS[3]) == "the newest lora"
+
+
+WORD = st.text(alphabet="aB2:'.é熊", min_size=1, max_size=4)
+
+
+@given(st.lists(WORD, min_size=1, max_size=3), st.none() | WORD, st.sampled_from([" ", "_", "  "]))
+def test_a_name_is_found_in_each_of_its_spellings(names, bracketed, gap):
+    name = " ".join(names) + (f" ({bracketed})" if bracketed else "")
+    written = gap.join(re.split(r"(?<=\w) ", name))
+    for text in (name, written, re.sub(r"([()])", r"\\\1", written)):
+        assert spelling(name).fullmatch(text)
+        assert spelling(name).search(f"a {text}, b")

@@ -88,3 +88,45 @@ def test_a_version_that_a_near_card_has_or_that_nothing_follows_is_one(request_)
     decision = decide(request_)
     assert decision.choice.card.version == "v2"
     assert "2 " not in decision.prompt.replace("tdybr2", "")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["Barnaby as an older woman", "Barnaby with an older man", "Barnaby in front of an old house",
+     "Barnaby holding the latest iPhone", "Barnaby swimming against the current",
+     "Barnaby in a room with no windows", "Barnaby without makeup", "Barnaby is not amused",
+     "Barnaby eating a cake that grandma made", "Barnaby as a fashion model by the pool",
+     "Barnaby in march", "Barnaby at 0.8"],
+)  # fmt: skip
+def test_what_is_said_of_the_picture_picks_nothing_and_stays(request_):
+    decision = decide(request_)
+    assert decision.status == "ask" and len(decision.options) == 4
+    best = ENGINE.best_match(decision, LIBRARY, now=NOW)
+    assert best.prompt == f"{best.choice.card.triggers[0]} {request_.removeprefix('Barnaby ')}"
+
+
+@pytest.mark.parametrize(
+    ("request_", "version"),
+    [("my older bear at sea", "v1"), ("the newest picture of Barnaby", "v4"),
+     ("Barnaby, the oldest one, at sea", "v1"), ("a newer version of my bear", "v4"),
+     ("Barnaby without the hat, the oldest", "v1"), ("my bear from june 2024", "v2"),
+     ("the bear without the blue scarf, newest", "v3")],
+)  # fmt: skip
+def test_what_is_said_of_the_model_picks_it(request_, version):
+    assert decide(request_, ask="rarely").choice.card.version == version
+
+
+def test_a_decimal_is_a_version_where_there_is_one():
+    early = card("fox_early.safetensors", "Fox", "fxq0", "Our fox.", version="0.8")
+    late = card("fox_late.safetensors", "Fox", "fxq1", "Our fox.", version="v2")
+    decision = decide("our fox 0.8 at sea", (*BEARS, early, late))
+    assert (decision.choice.card, decision.prompt) == (early, "fxq0 at sea")
+
+
+def test_epochs_are_asked_for_by_number():
+    epochs = [
+        card(f"milo-{n:06}.safetensors", "Milo dog", "m1lo", "My dog.", version=f"epoch {n}")
+        for n in (2, 4, 6)
+    ]
+    decision = decide("my dog milo, epoch 4", (*BEARS, *epochs))
+    assert (decision.choice.card, decision.prompt) == (epochs[1], "m1lo")

@@ -4,8 +4,8 @@ import pytest
 
 from personalq_core.checkin.intent import understand
 from personalq_core.checkin.retrieve import Index
-from personalq_core.checkin.thesaurus import thesaurus
-from personalq_core.checkin.translate import language, translate
+from personalq_core.language.thesaurus import thesaurus
+from personalq_core.language.translate import language, translate
 
 from .library import card
 from .test_rewrite import NOW

@@ -120,8 +120,8 @@ def test_a_date_still_to_come_is_not_believed(tmp_path):
 
 def test_sidecars_in_their_rank(tmp_path, store):
     path = write(tmp_path / "x.safetensors", metadata=KOHYA)
-    beside(path, ".txt", "from text")
-    assert one(tmp_path, store).triggers == ("from text",)
+    beside(path, ".txt", "txt word")
+    assert one(tmp_path, store).triggers == ("txt word",)
     rgthree = {"trainedWords": [{"word": "rg word", "civitai": True}, {"word": "1girl"}]}
     beside(path, ".safetensors.rgthree-info.json", rgthree)
     assert one(tmp_path, store).triggers == ("rg word",)
@@ -149,6 +149,50 @@ def test_sidecars_in_their_rank(tmp_path, store):
     assert (card.title, card.triggers, card.sources["title"]) == ("Bear", ("mine",), "your note")
     store.set_note(card.fingerprint)
     assert one(tmp_path, store).title == "My Barnaby"
+
+
+def test_a_line_of_plain_language_describes_where_nothing_else_does(tmp_path):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, ".txt", "Hint: works best at 0.8 strength")
+    card = one(tmp_path)
+    assert (card.triggers, card.sources["triggers"]) == (("tdybr4 bear",), "kohya header")
+    assert card.description == "Hint: works best at 0.8 strength"
+    assert card.sources["description"] == "text file"
+    write(path, metadata={**KOHYA, "modelspec.description": "A bear."})
+    assert one(tmp_path).description == "A bear."
+
+
+@pytest.mark.parametrize("line", ["None", "https://civitai.com/models/1", "Trigger words: n/a"])
+def test_a_line_that_says_nothing_changes_nothing(tmp_path, line):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    before = one(tmp_path)
+    beside(path, ".txt", line)
+    assert one(tmp_path) == before
+
+
+def test_a_line_of_known_words_is_a_trigger_where_the_header_has_them(tmp_path):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, ".txt", "bear at the beach")
+    assert one(tmp_path).triggers == ("bear at the beach",)
+    beside(path, ".txt", "otter at the beach")
+    assert one(tmp_path).triggers == ("tdybr4 bear",)
+
+
+def test_where_no_trigger_is_filled_in_the_next_source_counts(tmp_path):
+    path = write(tmp_path / "x.safetensors", metadata=KOHYA)
+    beside(path, ".civitai.info", {"trainedWords": ["None"]})
+    card = one(tmp_path)
+    assert (card.triggers, card.sources["triggers"]) == (("tdybr4 bear",), "kohya header")
+
+
+@pytest.mark.parametrize(("stem", "title"), [("straw_hat_v2", "Summer"), ("x", "Straw Hat")])
+def test_the_file_name_or_the_title_tells_the_canonical_trigger(tmp_path, stem, title):
+    path = write(tmp_path / f"{stem}.safetensors")
+    words = ["score_9, score_8_up, b4rn, strawhat", "bow"]
+    beside(path, ".civitai.info", {"trainedWords": words, "model": {"name": title}})
+    card = one(tmp_path)
+    assert card.trigger_groups == (("strawhat", "score_9", "score_8_up", "b4rn"), ("bow",))
+    assert card.triggers == ("strawhat", "score_9", "score_8_up", "b4rn", "bow")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 50_000, '{"civitai": 3}', "\0"])

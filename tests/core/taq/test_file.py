@@ -2,10 +2,11 @@
 
 import copy
 import json
-import struct
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from personalq_core.taq import TaqError, file, make_plan, quantize
@@ -60,44 +61,90 @@ def test_damage_is_said(saved):
 
 
 def rewrite(path, change):
-    """Change the metadata and give it the right checksum: what a forger would do."""
-    loaded = file.load(path)
-    raw = path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    about = json.loads(header["__metadata__"][file.KEY])
+    """Change metadata and tensors and give them the right checksum: what a forger would do."""
+    with safe_open(path, "pt") as opened:
+        about = json.loads(opened.metadata()[file.KEY])
+        tensors = {key: opened.get_tensor(key).clone() for key in opened.keys()}  # noqa: SIM118
     about.pop("checksum")
-    change(about)
-    about["checksum"] = file._checksum(about, loaded.tensors)
-    header["__metadata__"][file.KEY] = json.dumps(about)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+    change(about, tensors)
+    about["checksum"] = file._checksum(about, tensors)
+    save_file(tensors, path, {file.KEY: json.dumps(about), "format": "pt"})
 
 
-def test_a_forged_file_never_gets_further_than_an_error(saved):
+def holds(key, tensor):
+    return lambda _, tensors: tensors.update({key: tensor})
+
+
+def of_other_types(_, tensors):
+    for part in file.PARTS:
+        if f"6.{part}" in tensors:
+            tensors[f"6.{part}"] = tensors[f"6.{part}"].view(torch.int8)
+
+
+def of_other_shapes(_, tensors):
+    """As many bytes, some of the codes among the scales."""
+    codes, scale = (tensors[f"6.{part}"] for part in file.PARTS[:2])
+    both = torch.cat([part.view(torch.uint8).view(72, -1) for part in (codes, scale)], 1)
+    cut = 2 * scale.element_size() * scale.shape[1]
+    tensors["6.weight"] = both[:, :-cut].contiguous().view(codes.dtype)
+    tensors["6.weight_scale"] = both[:, -cut:].contiguous().view(scale.dtype)
+
+
+FORGERIES = {
+    "a shape": lambda about, _: about["shapes"].update({"1": [96, 300, 3, 3]}),
+    "no shape": lambda about, _: about["shapes"].update({"6": []}),
+    "an endless shape": lambda about, _: about["shapes"].update({"6": [72, float("inf")]}),
+    "a layer without plan": lambda about, _: about["plan"].pop("1"),
+    "no shapes": lambda about, _: about.pop("shapes"),
+    "a plan of another type": lambda about, _: about.update({"plan": 3}),
+    "a reason of another type": lambda about, _: about["plan"]["1"].update({"reason": []}),
+    "a trigger of another type": lambda about, _: about.update({"trigger": 5}),
+    "sources of another type": lambda about, _: about.update({"sources": {"base": 5}}),
+    "a host of another type": lambda about, _: about.update({"host": []}),
+    "parts of other types": of_other_types,
+    "parts of other shapes": of_other_shapes,
+    "a part too few": lambda _, tensors: tensors.pop("6.weight_scale"),
+    "a part too many": holds("6.weight_zero", torch.zeros(8)),
+    "a branch too tall": holds("6.branches.saved.up", torch.zeros(73, 3)),
+    "a branch too wide": holds("6.branches.saved.down", torch.zeros(3, 199)),
+    "a branch of integers": holds("6.branches.saved.up", torch.zeros(72, 3, dtype=torch.int32)),
+    "half a branch": lambda _, tensors: tensors.pop("6.branches.saved.down"),
+    "a branch's name": holds("6.branches.a.b.up", torch.ones(72, 200)),
+    "a branch beside nothing": holds("0.branches.a.up", torch.ones(320, 36)),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_file_never_gets_further_than_an_error(saved, forgery):
     _, path = saved
-    whole = path.read_bytes()
-    forgeries = [
-        lambda about: about["shapes"].update({"1": [96, 300, 3, 3]}),
-        lambda about: about["plan"]["1"].update({"format": "int3"}),
-        lambda about: about["plan"].pop("1"),
-        lambda about: about.pop("shapes"),
-        lambda about: about.update({"plan": 3}),
-    ]
-    for forge in forgeries:
-        path.write_bytes(whole)
-        rewrite(path, forge)
-        with pytest.raises(TaqError, match="damaged"):
-            file.load(path)
-    path.write_bytes(whole)
-    rewrite(path, lambda about: about.update({"version": 99}))
+    rewrite(path, FORGERIES[forgery])
+    with pytest.raises(TaqError, match="damaged"):
+        file.load(path)
+
+
+def test_a_nested_header_is_said(saved):
+    _, path = saved
+    save_file({}, path, {file.KEY: "[" * 100_000})
+    with pytest.raises(TaqError, match="damaged"):
+        file.load(path)
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        lambda about, _: about.update({"version": 99}),
+        lambda about, _: about["plan"]["1"].update({"format": "int3"}),
+        lambda about, _: about["plan"]["1"].update({"colour": "green"}),
+    ],
+)
+def test_a_newer_file_asks_for_an_update(saved, newer):
+    _, path = saved
+    rewrite(path, newer)
     with pytest.raises(TaqError, match="Update PersonalQ"):
         file.load(path)
 
 
 def test_other_files_are_told_apart(model, tmp_path):
-    from safetensors.torch import save_file
-
     path = tmp_path / "plain.safetensors"
     save_file(model.state_dict(), path)
     with pytest.raises(TaqError, match="no TAQ model"):
@@ -111,6 +158,18 @@ def test_a_frame_that_does_not_fit_is_refused(model, saved):
     other = nn.Sequential(*copy.deepcopy(model)[:6], nn.Linear(200, 73))
     with pytest.raises(TaqError, match="6 of shape"):
         file.restore(other, file.load(path))
+    for key, bias, words in (
+        ("6.bias", None, "lacks 6.bias"),
+        ("5.bias", torch.zeros(200), "has 5.bias"),
+        ("6.bias", torch.zeros(7), "size mismatch for 6.bias"),
+        ("2.bias", torch.zeros(7), "size mismatch for 2.bias"),
+    ):
+        held = file.load(path)
+        held.tensors[key] = bias
+        if bias is None:
+            del held.tensors[key]
+        with pytest.raises(TaqError, match=words):
+            file.restore(copy.deepcopy(model), held)
     longer = nn.Sequential(*copy.deepcopy(model), nn.Linear(72, 72))
     with pytest.raises(TaqError, match="lacks 7"):
         file.restore(longer, file.load(path))

@@ -30,6 +30,8 @@ def test_any_weight_packs_to_its_exact_size_and_comes_back_near(fmt, shape, seed
     packed = fmt.quantize(weight)
     tensors = [t for t in (packed.codes, packed.scale, packed.zero) if t is not None]
     assert sum(t.numel() * t.element_size() for t in tensors) == fmt.size_bytes(rows, columns)
+    frame = fmt.frame(rows, columns).parts
+    assert [(t.dtype, t.shape) for t in tensors] == [(t.dtype, t.shape) for t in frame]
     back = fmt.dequantize(packed, columns, torch.float32)
     assert back.shape == weight.shape
     limit = {"int8": 0.02, "int4": 0.25, "int4_asym": 0.25, "fp8": 0.07, "float16": 0.001}[fmt.name]
@@ -44,6 +46,16 @@ def test_float16_gives_16_bit_weights_back_bit_for_bit(dtype, shape, seed, expon
     weight = weight.to(dtype).float()
     fmt = FORMATS["float16"]
     assert torch.equal(fmt.dequantize(fmt.quantize(weight), shape[1], torch.float32), weight)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4_asym"])
+@pytest.mark.parametrize("size", [1.0, 2e-4])
+def test_small_weights_lose_no_digits_in_float16(name, size):
+    weight = size * torch.randn(16, 200, generator=torch.Generator().manual_seed(0))
+    fmt = FORMATS[name]
+    packed = fmt.quantize(weight)
+    exact = fmt.dequantize(packed, 200, torch.float32)
+    assert torch.equal(fmt.dequantize(packed, 200, torch.float16), exact.half())
 
 
 def test_asymmetric_groups_follow_weights_that_lie_at_one_side():

@@ -10,6 +10,7 @@ from personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan, quantize, siz
 from personalq_core.taq.formats import FORMATS
 from personalq_core.taq.layers import QuantizedConv2d, QuantizedLinear
 from personalq_core.taq.lora import Branch, low_rank_factors
+from personalq_core.taq.repair import repair
 
 
 def relative(a, b):
@@ -51,6 +52,37 @@ def test_a_change_of_full_rank_is_kept_whole():
     change = torch.randn(128, 128)
     assert low_rank_factors(change) is None
     assert relative(Branch.of(change).linear(torch.eye(128)).T, change) < 1e-3
+
+
+def test_many_loras_take_no_more_than_the_change_they_make():
+    up, down = torch.randn(96, 70), torch.randn(70, 128)
+    few, many = Branch(up[:, :50], down[:50]), Branch(up, down)
+    assert few.down is not None and many.down is None
+    assert size_bytes(few) < size_bytes(many) == 2 * 96 * 128
+    x = torch.randn(4, 128)
+    assert relative(many.linear(x), x @ (up @ down).T) < 1e-3
+
+
+class OnMac(torch.Tensor):
+    """A tensor that says it is on a Mac's GPU."""
+
+    device = property(lambda self: torch.device("mps"))
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        assert function not in (torch.linalg.qr, torch.svd_lowrank), "not implemented for MPS"
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_factors_are_found_where_the_device_has_no_qr():
+    change = torch.randn(192, 4) @ torch.randn(4, 256)
+    up, down = low_rank_factors(change.as_subclass(OnMac))
+    assert relative(up @ down, change) < 1e-3
+    branch = repair(change.as_subclass(OnMac), 4)
+    assert relative(branch.up.float() @ branch.down.float(), change) < 1e-3
 
 
 def test_a_convolutions_branch():
@@ -95,7 +127,7 @@ def test_nothing_to_quantize_is_said():
 
 def test_factors_far_apart_in_size_fit_into_16_bits():
     """A rank of 128 with alpha 1, its first factor small, at a strength of .3."""
-    up, down = torch.randn(96, 128) * 1e-4 / 128 * 0.3, torch.randn(128, 200)
+    up, down = torch.randn(384, 128) * 1e-4 / 128 * 0.3, torch.randn(128, 200)
     up[:, 5], down[7] = 0.0, 0.0
     branch = Branch(up, down)
     assert branch.down is not None

@@ -138,6 +138,11 @@ def test_fewer_bits_are_worse_and_samples_do_not_disturb_each_other(unet, call):
     assert round_linear(x, 4)[0].unique().numel() <= 16
 
 
+def test_a_range_wider_than_float16_is_rounded():
+    x = torch.tensor([[40000.0, -40000.0, 1.0]], dtype=torch.float16)
+    assert (round_linear(x, 8) - x).abs().max() <= 80000 / 255
+
+
 def test_powers_of_two():
     chances = torch.tensor([[1.0, 0.5, 0.26, 1e-9]])
     assert round_log2(chances, 4).tolist() == [[1.0, 0.5, 0.25, 0.0]]

@@ -16,6 +16,7 @@ from personalq_core.taq.text_cache import (
     MEMORY_CALLS,
     MOST_TEXTS,
     cache_text,
+    forget_text,
     full_precision_text,
     in_a_file,
     keep_outside,
@@ -116,6 +117,27 @@ def test_a_text_changed_in_place_is_seen(models):
     x, text = torch.randn(1, 16, 96), texts(1)
     cached(x, 1.0, context=text)
     text += 1
+    assert torch.equal(cached(x, 1.0, context=text), plain(x, 1.0, context=text))
+
+
+def test_what_a_patch_does_to_a_product_in_place_does_not_stay(models):
+    plain, cached = models
+    for model in models:
+        model.attn2.to_v.register_forward_hook(lambda _, __, value: value.mul_(0.5))
+    x, text = torch.randn(1, 16, 96), texts(1)
+    for _ in range(3):
+        assert torch.equal(cached(x, 1.0, context=text), plain(x, 1.0, context=text))
+
+
+def test_nothing_stays_of_what_is_forgotten(models):
+    plain, cached = models
+    x, text = torch.randn(1, 16, 96), texts(1)
+    cached(x, 1.0, context=text)
+    cache = cached.attn2.to_k.text
+    assert cache.texts and cache.given is text
+    forget_text(cached)
+    assert not cache.texts and not cache.last_call and cache.given is None
+    assert not cached.attn2.to_k.texts and not cached.attn2.to_v.texts
     assert torch.equal(cached(x, 1.0, context=text), plain(x, 1.0, context=text))
 
 

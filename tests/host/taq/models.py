@@ -114,6 +114,17 @@ def conditioning(seed, tokens=77, **more):
     return [[text, dict(more)]]
 
 
+def hooks_of(patcher, patches):
+    """Hooks for a conditioning: the patcher wears the patches while it computes that prompt."""
+    hooks = importlib.import_module("comfy.hooks")
+    group, hook = hooks.HookGroup(), hooks.WeightHook()
+    hook.hook_ref, hook.need_weight_init = hooks._HookRef(), False
+    hook.weights = patches
+    group.add(hook)
+    patcher.add_hook_patches(hook, patches, 1.0)
+    return group
+
+
 def dynamic(source):
     """A stand-in for the patcher that newer versions of ComfyUI use on GPUs: it fetches weights
     while the model runs, and is cloned to a plain one from its file."""

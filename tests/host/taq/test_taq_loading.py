@@ -1,4 +1,4 @@
-"""Off-loading, dynamic loading and torch.compile around packed layers."""
+"""Off-loading, dynamic loading and torch.compile around packed layers; who may not read them."""
 
 import importlib
 
@@ -11,6 +11,7 @@ from .models import (
     distance,
     draw,
     dynamic,
+    hooks_of,
     load,
     patches_of,
     predict,
@@ -67,6 +68,69 @@ def test_partly_loaded_models_compute_the_same(host, source, lora):
     assert after.model.model_lowvram
     assert distance(predict(after, loaded=True), wanted) < 0.02
     after.detach()
+
+
+def test_a_patch_of_an_off_loaded_bias_is_the_same_in_each_step(host, tiny):
+    small, _ = host.quantized_model(tiny, "int8")
+    alone = predict(small)
+    after = small.clone()
+    bias = "diffusion_model.time_embed.0.bias"
+    after.add_patches({bias: ("diff", (0.5 * torch.randn(512),))})
+    wanted = predict(after)
+    assert distance(wanted, alone) > 0.01
+    after.detach()
+    after.patch_model(lowvram_model_memory=1)
+    assert all(distance(predict(after, loaded=True), wanted) < 1e-4 for _ in range(3))
+    after.detach()
+    assert torch.equal(predict(small), alone)
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "LoKr"])
+def test_comfyui_knows_what_branches_weigh(host, tiny, kind):
+    size_of = importlib.import_module("comfy.model_management").module_size
+    here = torch.device("cpu")
+    small, _ = host.quantized_model(tiny, "int8")
+    bare = small.model_size()
+    after = small.clone()
+    after.add_patches(patches_of(host, tiny, kind), 1.0)
+
+    def loaded_layers():
+        modules = after.model.modules()
+        return sum(size_of(m) for m in modules if getattr(m, "comfy_patched_weights", False))
+
+    after.patch_model(here, lowvram_model_memory=0)
+    whole = size_of(after.model)
+    assert after.loaded_size() == after.model_size() == whole > bare
+    buffers = whole - loaded_layers()  # ComfyUI counts them, but cannot off-load them
+    group = hooks_of(after, patches_of(host, tiny, kind, 2))
+    after.patch_hooks(group)
+    freed = after.partially_unload(here, whole // 2)
+    assert whole // 2 <= freed < whole
+    assert after.loaded_size() == whole - freed == loaded_layers() + buffers
+    after.patch_hooks(group)
+    after.partially_load(here, 10**9)
+    assert after.loaded_size() == after.model_size() == size_of(after.model)
+    after.partially_unload(here, 10**9)
+    assert after.loaded_size() == buffers
+    after.detach()
+    assert after.loaded_size() == 0
+    for budget in (bare * 11 // 10, 10**9):  # not for all layers, and for all
+        after.patch_hooks(group)
+        after.patch_model(here, lowvram_model_memory=budget)
+        assert after.loaded_size() == loaded_layers()
+        after.detach()
+
+
+def test_a_model_that_is_partly_unloaded_keeps_neither_texts_nor_workspace(host, tiny):
+    small, _ = host.quantized_model(tiny, "int8")
+    wanted = predict(small)
+    layers = [layer for _, layer in host.packed_layers(small.model)]
+    assert any(layer.texts for layer in layers)
+    layers[0].workspace._lane = object()  # only a GPU fills it
+    small.partially_unload(torch.device("cpu"), 1)
+    assert not any(layer.texts for layer in layers)
+    assert layers[0].workspace._lane is None
+    assert distance(predict(small), wanted) < 1e-3
 
 
 def test_integer_products_take_loras_and_partial_loading(host, source, lora):
@@ -133,3 +197,59 @@ def test_a_compiled_model_computes_the_same(host, tiny):
     compiling.set_torch_compile_wrapper(compiled, backend="eager")
     assert distance(draw(compiled, conditioning(1), conditioning(2)), wanted) < 1e-3
     assert torch.equal(draw(small, conditioning(1), conditioning(2)), wanted)
+
+
+@pytest.mark.parametrize("method", ["forward", "_conv_forward"])
+def test_a_layer_with_a_method_of_its_own_is_refused_in_words(host, tiny, method):
+    """As nodes for seamless textures change them: packing makes layers anew."""
+    layer = tiny.model.diffusion_model.get_submodule("out.2")
+    whole = getattr(layer, method)
+    setattr(layer, method, lambda *given: 0.5 * whole(*given))
+    with pytest.raises(host.TaqError, match=rf"out.2.{method}, .* Connect that node after TAQ"):
+        host.quantized_model(tiny, "int8")
+    setattr(layer, method, whole)  # as nodes take it back
+    assert host.quantized_model(tiny, "int8")
+
+
+def test_what_a_loaded_clone_did_to_a_layer_is_not_the_sources(host, tiny):
+    injection = importlib.import_module("comfy.patcher_extension").PatcherInjection
+    layer = tiny.model.diffusion_model.get_submodule("out.2")
+    whole = layer.forward
+
+    def nothing(x):
+        return 0 * whole(x)
+
+    patched, injected = tiny.clone(), tiny.clone()
+    patched.add_object_patch("diffusion_model.out.2.forward", nothing)
+    put, take = (lambda _, f=f: setattr(layer, "forward", f) for f in (nothing, whole))
+    injected.set_injections("another", [injection(inject=put, eject=take)])
+    wanted = predict(tiny)
+    for clone in (patched, injected):
+        load(clone)
+        assert layer.forward is nothing
+        host._quantized.clear()
+        small, _ = host.quantized_model(tiny, "int8")
+        assert layer.forward is nothing
+        assert distance(predict(small), wanted) < 0.05
+
+
+def test_comfyuis_own_nodes_do_not_save_codes_as_weights(host, tiny, tmp_path):
+    save = importlib.import_module("comfy.sd").save_checkpoint
+    small, _ = host.quantized_model(tiny, "int8")
+    for number, patcher in enumerate((small, small.clone())):
+        path = tmp_path / f"{number}.safetensors"
+        with pytest.raises(host.TaqError, match="Use Save TAQ Model"):
+            save(str(path), patcher)
+        assert not path.exists()
+    save(str(path), tiny)
+    assert path.exists()
+
+
+def test_a_control_lora_is_told_that_it_cannot_copy_codes(host, tiny):
+    control = importlib.import_module("comfy.controlnet")
+    ours, other = control.ControlLora({}), control.ControlBase()
+    other.set_previous_controlnet(ours)
+    small, _ = host.quantized_model(tiny, "int8")
+    for patcher, given in ((small, ours), (small.clone(), other)):
+        with pytest.raises(host.TaqError, match="Use a ControlNet that brings its own"):
+            draw(patcher, conditioning(1), conditioning(2, control=given))

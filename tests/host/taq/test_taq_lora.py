@@ -5,7 +5,16 @@ import importlib
 import pytest
 import torch
 
-from .models import FAMILIES, distance, load, patches_of, predict
+from .models import (
+    FAMILIES,
+    conditioning,
+    distance,
+    draw,
+    hooks_of,
+    load,
+    patches_of,
+    predict,
+)
 
 
 def test_lora_before_and_after_agree_and_removing_it_restores(host, source, lora):
@@ -95,10 +104,12 @@ def test_another_lora_before_the_node_leaves_nothing_of_the_one_before(host, sou
     assert torch.equal(bare.model.diffusion_model.input_blocks[0][0].weight, unpatched)
 
 
-def test_a_lora_for_another_base_is_skipped_as_comfyui_skips_it(host, tiny, caplog):
+@pytest.mark.parametrize("down", [(4, 1024), (8, 768)], ids=["another base", "another rank"])
+def test_a_lora_that_does_not_fit_is_skipped_as_comfyui_skips_it(host, tiny, caplog, down):
     adapter = importlib.import_module("comfy.weight_adapter.lora").LoRAAdapter
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    foreign = {key: adapter(set(), (torch.randn(128, 4), torch.randn(4, 1024), 4.0, *[None] * 3))}
+    factors = torch.randn(128, 4), torch.randn(down)
+    foreign = {key: adapter(set(), (*factors, 4.0, None, None, None))}
     quantized, _ = host.quantized_model(tiny, "int8")
     plain = predict(quantized)
     after = quantized.clone()
@@ -147,22 +158,68 @@ def test_a_lora_in_bypass_mode_goes_behind_the_node(host, tiny):
 
 
 def test_weight_hooks_come_and_go(host, source, lora):
-    hooks = importlib.import_module("comfy.hooks")
     small, _ = host.quantized_model(source, "int8")
     alone = predict(small)
     wanted = small.clone()
     wanted.add_patches(lora, 1.0)
     wanted = predict(wanted)
-    group = hooks.HookGroup()
-    hook = hooks.WeightHook()
-    hook.hook_ref = hooks._HookRef()
-    hook.need_weight_init = False
-    group.add(hook)
     hooked = small.clone()
-    hooked.add_hook_patches(hook, lora, 1.0)
+    group = hooks_of(hooked, lora)
     load(hooked)
     for _ in range(2):
         hooked.patch_hooks(group)
         assert distance(predict(hooked, loaded=True), wanted) < 1e-3
         hooked.patch_hooks(None)
         assert torch.equal(predict(hooked, loaded=True), alone)
+
+
+def test_two_prompts_with_hooks_of_their_own_draw_with_the_nodes_output_itself(host, tiny):
+    """ComfyUI would keep hooked weights in a cache and copy them over the codes."""
+
+    def drawn(patcher):
+        patches = [patches_of(host, tiny, "LoHa", seed) for seed in (1, 2)]
+        groups = [hooks_of(patcher, each) for each in patches]
+        return draw(patcher, conditioning(1, hooks=groups[0]), conditioning(2, hooks=groups[1]))
+
+    small, _ = host.quantized_model(tiny, "int8")
+    alone = draw(small, conditioning(1), conditioning(2))
+    wanted = drawn(tiny.clone())
+    assert distance(drawn(small), wanted) < 0.05 < distance(alone, wanted)
+    assert torch.equal(draw(small, conditioning(1), conditioning(2)), alone)
+
+
+def test_a_saved_lora_takes_part_in_merging(host, source, tmp_path, monkeypatch):
+    """It belongs to the model then: another model gets it, and another takes its place."""
+    files = importlib.import_module("personalq_pack.nodes.host.taq_file")
+    merging = importlib.import_module("comfy_extras.nodes_model_merging").ModelMergeSimple()
+    monkeypatch.setattr(files.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    small, _ = host.quantized_model(source, "int8")
+    small.add_patches(patches_of(host, source, "LoRA"), 1.0)
+    name, _ = files.save_model(small, "diffusion_models/worn")
+    worn, _ = files.load_model(str(tmp_path / name))
+    for one, other in ((source, worn), (worn, source)):
+        wanted = predict(other)
+        (merged,) = merging.merge(one, other, 0.0)
+        assert distance(predict(one), wanted) > 0.1
+        assert distance(predict(merged), wanted) < 1e-3
+        merged.detach()
+        merged.patch_model(lowvram_model_memory=1)
+        assert distance(predict(merged, loaded=True), wanted) < 1e-3
+        merged.detach()
+
+
+def test_what_wraps_a_weight_gets_it_with_its_loras(host, tiny):
+    patches = patches_of(host, tiny, "LoRA")
+
+    def wrapped(patcher):
+        patcher = patcher.clone()
+        patcher.add_patches(patches, 1.0)
+        for key in patches:
+            patcher.add_weight_wrapper(key, lambda weight: 0.5 * weight)
+        patcher.patch_model(lowvram_model_memory=1)
+        out = predict(patcher, loaded=True)
+        patcher.detach()
+        return out
+
+    small, _ = host.quantized_model(tiny, "int8")
+    assert distance(wrapped(small), wrapped(tiny)) < 0.05

@@ -77,6 +77,65 @@ def test_a_saved_model_needs_no_original(host, source, tmp_path, monkeypatch, lo
         files.save_model(source, "diffusion_models/bear")
 
 
+@pytest.fixture
+def files(host, tmp_path, monkeypatch):
+    """nodes/host/taq_file.py, its output folder a fresh one."""
+    module = importlib.import_module("personalq_pack.nodes.host.taq_file")
+    monkeypatch.setattr(module.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    return module
+
+
+def test_a_saved_models_latent_is_the_one_it_had(host, source, files, tmp_path):
+    """ComfyUI sees it from the checkpoint, which is not there any more: of Playground 2.5, say."""
+    formats = importlib.import_module("comfy.latent_formats")
+    source.model.latent_format = formats.SDXL_Playground_2_5()
+    path = tmp_path / files.save_model(host.quantized_model(source, "int8")[0], "x/y")[0]
+
+    def kind(of):
+        held = files.file.load(path)
+        held.host.pop("latent_format", None)
+        files.file.save(path, files.file.TaqFile(**vars(held) | {"host": held.host | of}))
+        return type(files.load_model(str(path))[0].model.latent_format)
+
+    assert type(files.load_model(str(path))[0].model.latent_format) is formats.SDXL_Playground_2_5
+    assert kind({}) is formats.SD15
+    for name in ("torch", "NoFormat", 5):
+        with pytest.raises(host.TaqError, match=f"no latent format {name}.* Update ComfyUI"):
+            kind({"latent_format": name})
+    for settings in ({"beta_schedule": "steep"}, {"timesteps": "many"}, {"timesteps": -1}, 5):
+        with pytest.raises(host.TaqError, match="Update ComfyUI"):
+            kind({"sampling_settings": settings})
+
+
+def test_what_no_weight_says_is_not_saved_without_a_word(host, tiny, files):
+    extension = importlib.import_module("comfy.patcher_extension")
+    base = importlib.import_module("comfy.model_base")
+    small, _ = host.quantized_model(tiny, "int8")
+    bypassed, resampled = small.clone(), small.clone()
+    nothing = extension.PatcherInjection(inject=lambda _: None, eject=lambda _: None)
+    bypassed.set_injections("bypass_lora", [nothing])
+    with pytest.raises(host.TaqError, match="ordinary LoRA loader"):
+        files.save_model(bypassed, "x/y")
+    other = base.model_sampling(tiny.model.model_config, base.ModelType.V_PREDICTION)
+    resampled.add_object_patch("model_sampling", other)
+    with pytest.raises(host.TaqError, match=r"model_sampling.* after Load TAQ Model"):
+        files.save_model(resampled, "x/y")
+
+
+def test_a_file_that_is_written_anew_does_not_reach_the_text_of_the_model_from_it(
+    host, source, files, tmp_path
+):
+    small, _ = host.quantized_model(source, "int8")
+    path = tmp_path / files.save_model(small, "x/y")[0]
+    back, _ = files.load_model(str(path))
+    with open(path, "r+b") as written:
+        written.write(bytes(path.stat().st_size))
+    for name, layer in host.packed_layers(back.model):
+        if layer.host is not None:
+            was = small.model.get_submodule(name)
+            assert torch.equal(layer.packed.codes, was.packed.codes)
+
+
 def test_a_second_run_does_not_quantize_again(host, source, lora):
     first, _ = host.quantized_model(source, "int8")
     again, _ = host.quantized_model(source.clone(), "int8")

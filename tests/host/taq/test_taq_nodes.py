@@ -6,7 +6,11 @@ import io
 import json
 import urllib.request
 
+import pytest
+import torch
 from PIL import Image
+
+from .models import conditioning
 
 
 def test_search_words_are_given_where_they_are_known(host, monkeypatch):
@@ -57,6 +61,21 @@ def test_compare_draws_three_pictures_with_bytes_and_nearness(comfy, miniature):
     assert plain["bytes"] == ours["bytes"] < 0.3 * full["bytes"]
     assert all(0 < row["ssim"] <= 1 and row["psnr_db"] > 0 for row in (plain, ours))
     assert len(run.images()) == 1
+
+
+@pytest.mark.parametrize("amiss", [torch.nan, torch.inf])
+def test_a_picture_that_is_not_finite_is_told_in_json_and_words(nodes, tiny, monkeypatch, amiss):
+    pictures = iter(torch.full((16, 16, 3), value) for value in (0.0, 0.0, amiss))
+    monkeypatch.setattr(nodes.sampling, "draw", lambda *_, **__: next(pictures))
+    monkeypatch.setattr(nodes.sampling, "preview", lambda *_: {})
+    given = (conditioning(1), conditioning(2), {}, None, "8-bit", 1, 1, 1.0, "euler", "normal")
+    made = nodes.PersonalQTAQCompare.execute(tiny, *given)
+    _, text, data = made.args
+    refuse = lambda word: pytest.fail(f"a browser cannot read {word}")  # noqa: E731
+    rows = json.loads(data, parse_constant=refuse)["rows"]
+    assert rows[1]["psnr_db"] == 99 and rows[2]["psnr_db"] is rows[2]["ssim"] is None
+    assert made.ui["personalq_taq_compare"][0]["rows"] == rows
+    assert text.splitlines()[2].endswith("not finite: nothing to compare")
 
 
 def test_a_model_saved_by_the_server_draws_the_same_picture(comfy, miniature):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from personalq_core.checkin.translate import language
+from personalq_core.language.translate import language
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from functools import lru_cache
 _WORD = re.compile(r"[぀-ヿㇰ-ㇿ]+|[㐀-鿿々]+|[^\W_぀-ヿㇰ-ㇿ㐀-鿿々]+(?:['\u2019][^\W\d_]+)*")
 _CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_EDITION = re.compile(r"[vV]\d+")
+_BREAK = re.compile(r"(?<=[^\W_]|\))[\s_]+|\\?([()])")
 
 
 def _listed(text: str) -> frozenset[str]:
@@ -130,10 +132,22 @@ def terms(text: str) -> list[str]:
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
             continue
         found.append(stem(word))
-        parts = _CAMEL.findall(word)
+        parts = [] if _EDITION.fullmatch(word) else _CAMEL.findall(word)
         if len(parts) > 1:
             found += [stem(part) for part in parts if len(part) > 1]
     return found
+
+
+@lru_cache(maxsize=4096)
+def spelling(name: str) -> re.Pattern[str]:
+    """Finds a whole name, however its spaces and brackets are written: "miku (vocaloid)" in
+    "miku_(vocaloid)" and in "miku \\(vocaloid\\)", which ComfyUI takes for no weight."""
+    pattern, end = "", 0
+    for found in _BREAK.finditer(name):
+        pattern += re.escape(name[end : found.start()])
+        pattern += rf"\\?\{found[1]}" if found[1] else r"[\s_]+"
+        end = found.end()
+    return re.compile(rf"(?<!\w){pattern}{re.escape(name[end:])}(?!\w)", re.I)
 
 
 def content(text: str) -> list[str]:
