@@ -21,7 +21,7 @@ from .ask import MAX_OPTIONS, differences, question
 from .attributes import is_manner
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
-from .intent import STYLE_WEIGHT, Intent, place_in_list, understand
+from .intent import STYLE_WEIGHT, Intent, as_written, place_in_list, understand
 from .rerank import (
     FEATURES,
     Scored,
@@ -148,13 +148,15 @@ class CheckIn:
         kinds: Sequence[str],
     ) -> _Asked:
         """A request, read beside the library."""
-        intent, index = understand(request, now), self.index(cards)
+        index = self.index(cards)
+        names = index.names_written(request)
+        intent = as_written(understand(request, now), names)
         allowed = _allowed(index, kinds, set(filter(None, (base_family, intent.base))))
         by_file = np.intersect1d(allowed, named_by_file(request, index))
         allowed = by_file if len(by_file) else allowed
         found = index.search(intent)
         if plain := asking_nothing(intent, index, found, near(found, allowed)):
-            intent = understand(request, now, plain)
+            intent = as_written(understand(request, now, plain), names)
             found = index.search(intent)
         settled = settle(intent, index, found, near(found, allowed))
         if settled is not intent:

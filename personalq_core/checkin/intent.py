@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -333,6 +333,26 @@ def understand(
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=code != "en",
     )  # fmt: skip
+
+
+def as_written(intent: Intent, names: Sequence[tuple[int, int]]) -> Intent:
+    """With the names at these spans, Chinese or Japanese, in the place of what their characters
+    mean: as pairs of characters, as cards are indexed."""
+    read = list(zip(intent.words, intent.weights, strict=True))
+    for start, end in names:
+        inside = [(w, weight) for w, weight in read if start < w.end and w.start < end]
+        meant = tuple(word.text for word, _ in inside)
+        weight = max((weight for _, weight in inside), default=1.0)
+        pairs = [
+            Word(pair := intent.request[at : at + 2], pair, at, at + 2, meant)
+            for at in range(start, end - 1)
+        ]
+        read = [entry for entry in read if entry not in inside]
+        read += [(word, weight) for word in pairs]
+    read.sort(key=lambda entry: entry[0].start)
+    return replace(
+        intent, words=tuple(word for word, _ in read), weights=tuple(weight for _, weight in read)
+    )
 
 
 def _general_tags(text: str) -> list[tuple[int, int]]:

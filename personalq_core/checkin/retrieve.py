@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import FUNCTION_WORDS, Word, is_cjk, stem, terms
+from ..language.words import FUNCTION_WORDS, Word, cjk_runs, is_cjk, stem, terms
 from ..library.card import ModelCard
 from ..models.embed import Embedder
 from .attributes import indiscriminate
@@ -33,6 +33,8 @@ _FUZZY_WEIGHT = 0.85
 _BESIDE = 0.6
 """What other words for a word that the library holds itself count beside it."""
 _KEPT_QUERIES = 64
+_TELLING, _LONGEST_NAME = 3, 24
+"""Characters of a Chinese or Japanese name: a part of so many is one, more are not looked at."""
 _SPARSE_SHARE = 0.55
 """Of the convex sum of words and meaning."""
 
@@ -152,6 +154,7 @@ class Index:
             for term in fields["title"]:
                 if term.isascii() and not (embedder and embedder.knows(term)):
                     self._skeletons[skeleton(term)].add(term)
+        self._written = frozenset(name for card in cards for name in _written_names(card))
         self._queries: dict[tuple[str, str], np.ndarray] = {}
         self._last_read: tuple[Intent | None, tuple[dict[str, float], ...]] = None, ()
         self._background = (
@@ -188,6 +191,17 @@ class Index:
     def title_words(self, number: int) -> Set[str]:
         """The stems of a title that name its concept: no version and no base."""
         return {term for term in self.fields[number]["title"] if not is_edition(term)}
+
+    def names_written(self, text: str) -> list[tuple[int, int]]:
+        """Where a text has a Chinese or Japanese name, or a part of one, as a card writes it."""
+        spans = []
+        for place, end in cjk_runs(text):
+            while place < end:
+                sizes = range(end - place, 1, -1)
+                size = next((n for n in sizes if text[place : place + n] in self._written), 0)
+                spans += [(place, place + size)] * bool(size)
+                place += size or 1
+        return spans
 
     def things(self, word: str) -> int:
         """How many cards with triggers of their own say a word: versions of a thing count once."""
@@ -347,6 +361,18 @@ def _fields(card: ModelCard) -> dict[str, list[str]]:
     if nothing:
         fields = {name: [t for t in found if t not in nothing] for name, found in fields.items()}
     return fields
+
+
+def _written_names(card: ModelCard) -> Iterator[str]:
+    """Runs of Chinese or Japanese in a title or file name, and what of them is too long to stand
+    anywhere by chance."""
+    for text in (card.title, card.name):
+        for start, end in cjk_runs(text):
+            run = text[start : min(end, start + _LONGEST_NAME)]
+            for size in range(_TELLING, len(run)):
+                yield from (run[at : at + size] for at in range(len(run) - size + 1))
+            if len(run) > 1:
+                yield run
 
 
 def _without_denials(text: str) -> str:

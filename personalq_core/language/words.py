@@ -69,6 +69,11 @@ def words(text: str) -> list[Word]:
     ]
 
 
+def cjk_runs(text: str) -> list[tuple[int, int]]:
+    """Where runs of Chinese or of one Japanese script stand."""
+    return [found.span() for found in _WORD.finditer(text) if is_cjk(found.group())]
+
+
 def is_cjk(text: str) -> bool:
     """Whether a text holds Chinese or Japanese characters."""
     return bool(_CJK.search(text))

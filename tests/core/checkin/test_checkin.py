@@ -488,3 +488,23 @@ def test_the_trigger_of_a_group_that_stands_in_the_request_is_kept():
     )
     decision = decide("m1ku racing on a track", (*OWNED, miku))
     assert (decision.choice.card, decision.prompt) == (miku, "m1ku racing on a track")
+
+
+CAT = card("我的猫_小白.safetensors", "我的猫 小白", "x1aobai cat", "")
+INK = card("水墨画.safetensors", "国风水墨画风格", "shu1mo style", "")
+DOG = card("うちの犬ポチ.safetensors", "うちの犬ポチ", "p0chi", "")
+
+
+@pytest.mark.parametrize(
+    ("request_", "chosen", "prompt"),
+    [
+        ("我的猫小白在沙发上", CAT, "x1aobai cat 在沙发上"),
+        ("小白在花园里", CAT, "x1aobai cat 在花园里"),
+        ("水墨画风格的山", INK, "shu1mo style 的山"),
+        ("ポチ、雪の中", DOG, "p0chi、雪の中"),
+        ("最新的熊在海滩上", TWELVE[-1], "br1nby bear 在海滩上"),
+    ],
+)
+def test_names_in_chinese_and_japanese_are_read_as_they_are_written(request_, chosen, prompt):
+    decision = decide(request_, (*TWELVE, CAT, INK, DOG, *LIBRARY[4:]))
+    assert (decision.choice.card, decision.prompt) == (chosen, prompt)
