@@ -274,9 +274,7 @@ PROTECTED = re.compile(f"{_SYNTAX.pattern}|{QUOTED.pattern}")
 """Stays in the prompt as it is."""
 
 
-def understand(
-    request: str, now: datetime, plain: Sequence[tuple[int, int]] = ()
-) -> Intent:
+def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = ()) -> Intent:
     """Read a request; `now` settles words like "last spring", and what is `plain` asks nothing."""
     code = language(request)
     syntax = [found.span() for found in _SYNTAX.finditer(request)]
@@ -284,12 +282,12 @@ def understand(
     selecting: list[tuple[int, int]] = []
 
     excluded, spans = _exclusions(_blank(request, kept), code)
-    cues = [Cue("exclusion", span, span) for span in spans]
+    heard = [Cue("exclusion", span, span) for span in spans]
     selecting += spans
     free = _blank(request, spans + kept)
 
     author, spans = _author(free)
-    cues += [Cue("author", span, span) for span in spans if author]
+    heard += [Cue("author", span, span) for span in spans if author]
     selecting += spans
     free = _blank(free, spans)
 
@@ -304,14 +302,14 @@ def understand(
     period = None
     if timed := find_period(free, now):
         period, span = timed
-        cues.append(Cue("period", span, span))
+        heard.append(Cue("period", span, span))
         selecting.append(span)
         free = _blank(free, [span])
     order, spans = _order(free, code)
     selecting += spans
     event = None if order else _event(free, code, kept)
     soft, told_by = (None, []) if order else _soft_order(free, code, event)
-    cues += [Cue("order", span, _said_of(free, span[1])) for span in spans + told_by]
+    heard += [Cue("order", span, _said_of(free, span[1])) for span in spans + told_by]
     selecting += _model_words(free, bool(order or soft or version or base or period))
 
     selecting = [
@@ -328,7 +326,7 @@ def understand(
         request=request, words=words, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, author=author, version=version,
         maybe_version=None if version else _maybe_version(free),
-        order=order or soft, order_is_soft=soft is not None, cues=tuple(cues), event=event,
+        order=order or soft, order_is_soft=soft is not None, cues=tuple(heard), event=event,
         period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=code != "en",

@@ -367,7 +367,7 @@ def _written_names(card: ModelCard) -> Iterator[str]:
     """Runs of Chinese or Japanese in a title or file name, and what of them is too long to stand
     anywhere by chance."""
     for text in (card.title, card.name):
-        for start, end in cjk_runs(text):
+        for start, end in () if text.isascii() else cjk_runs(text):
             run = text[start : min(end, start + _LONGEST_NAME)]
             for size in range(_TELLING, len(run)):
                 yield from (run[at : at + size] for at in range(len(run) - size + 1))

@@ -25,6 +25,7 @@ TOP_K = 24
 _TRIGGER_WORDS = 5
 _PUNCTUATION = str.maketrans(dict.fromkeys(",;.:!?()[]<>\"_\\", " "))
 _NUMBERED = re.compile(r"[_-].*\d|\d.*[_-]")
+_MAY_BE_A_FILE = re.compile(r"[_<]|\w-\w|\.\w")
 _ENDING = r"(?:\.(?:safetensors|sft|ckpt|pt)\b|(?=:[\d.]+(?::[\d.]+)?>))"
 _MORE = 8
 """So many join for each thing asked."""
@@ -95,6 +96,8 @@ class _Editions:
     def named_by_file(self, request: str) -> np.ndarray:
         """Numbers of the cards whose file a request names: as a file, or by a name with a number
         that calls nothing else."""
+        if not _MAY_BE_A_FILE.search(request):
+            return np.array([], int)
         text = fold(request)
         near = (n for n, file in enumerate(self._files) if file and file in text)
         return np.array([n for n in near if self._is_file(text, self._files[n])], int)
