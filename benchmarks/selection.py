@@ -36,7 +36,7 @@ from personalq_core.checkin.intent import understand
 from personalq_core.checkin.llm import LlmCheckIn
 from personalq_core.checkin.retrieve import card_text
 from personalq_core.checkin.rewrite import rewrite, undo
-from personalq_core.language.words import fold, terms
+from personalq_core.language.words import fold, spelling, terms
 from personalq_core.library.card import ModelCard
 from personalq_core.models.embed import Embedder, load_embedder
 from personalq_core.models.llm import LlmSettings, load_llm
@@ -177,16 +177,18 @@ def _decide(engine: CheckIn, cards: Sequence[ModelCard], case: Case, ask: str) -
 
 
 def rewrite_is_exact(decision: Decision, case: Case) -> bool | None:
-    """Each trigger once, nothing else new, reversible; None where nothing was rewritten."""
+    """A trigger of each once, nothing else new, reversible; None where nothing was rewritten."""
     if decision.choice is None:
         return None
     intent = understand(case.request, case.now)
     prompt, edits = rewrite(intent, [candidate.card for candidate in decision.chosen])
     triggers = [c.card.triggers[0] for c in decision.chosen if c.card.triggers]
     once = all(
-        len(re.findall(rf"(?<!\w){re.escape(fold(t))}(?!\w)", fold(prompt))) == 1 for t in triggers
+        any(len(spelling(fold(t)).findall(fold(decision.prompt))) == 1 for t in c.card.triggers)
+        for c in decision.chosen
+        if c.card.triggers
     )
-    new = {word for edit in edits for word in fold(edit.text).split()}
+    new = {word for edit in edits for word in fold(edit.text).replace("\\", "").split()}
     old = set(fold(case.request).split()) | {w for t in triggers for w in fold(t).split()}
     return (
         once
