@@ -155,6 +155,7 @@ _VERSION = re.compile(
 )
 _DECIMAL = re.compile(r"(?<![\w.:])(0\.\d+)(?![\w.)])")
 """A version, or else a weight."""
+_TRAINED_FOR = re.compile(r"\b(\d+)\s(?:steps?|epochs?)\b", re.I)
 _SHORT_VERSION = re.compile(r"\bv\s?\.?(\d+(?:\.\d+)*)(?P<several>s?)\b", re.I)
 _NUMBERS = dict(zip("一二三四五", "12345", strict=True)) | dict(
     zip(("one", "two", "three", "four", "five"), "12345", strict=True)
@@ -457,7 +458,7 @@ def _is_version(text: str, found: re.Match[str]) -> bool:
 
 
 def _maybe_version(text: str) -> tuple[str, tuple[int, int]] | None:
-    for pattern in (_SHORT_VERSION, _DECIMAL):
+    for pattern in (_SHORT_VERSION, _TRAINED_FOR, _DECIMAL):
         for found in pattern.finditer(text):
             if not _after_a(text, found.start()):
                 return found[1], found.span()

@@ -128,5 +128,7 @@ def test_epochs_are_asked_for_by_number():
         card(f"milo-{n:06}.safetensors", "Milo dog", "m1lo", "My dog.", version=f"epoch {n}")
         for n in (2, 4, 6)
     ]
-    decision = decide("my dog milo, epoch 4", (*BEARS, *epochs))
-    assert (decision.choice.card, decision.prompt) == (epochs[1], "m1lo")
+    for request_ in ("my dog milo, epoch 4", "my dog milo, 4 epochs"):
+        decision = decide(request_, (*BEARS, *epochs))
+        assert (decision.choice.card, decision.prompt) == (epochs[1], "m1lo")
+    assert decide("my dog milo, 20 steps", (*BEARS, *epochs)).prompt != "m1lo"
