@@ -22,6 +22,7 @@ from .attributes import is_manner
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
 from .intent import STYLE_WEIGHT, Intent, as_written, place_in_list, understand
+from .picture import said_of_the_picture
 from .rerank import (
     FEATURES,
     Scored,
@@ -39,7 +40,7 @@ from .rerank import (
 from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
-from .settle import asking_nothing, settle
+from .settle import settle
 from .shortlist import named_by_file, near, shortlist
 
 ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
@@ -155,7 +156,7 @@ class CheckIn:
         by_file = np.intersect1d(allowed, named_by_file(request, index))
         allowed = by_file if len(by_file) else allowed
         found = index.search(intent)
-        if plain := asking_nothing(intent, index, found, near(found, allowed)):
+        if plain := said_of_the_picture(intent, index, found, near(found, allowed)):
             intent = as_written(understand(request, now, plain), names)
             found = index.search(intent)
         settled = settle(intent, index, found, near(found, allowed))

@@ -56,7 +56,7 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Cue:
     """Words that ask something of the model, or else tell of the picture: "the older bear", but
-    "as an older woman". Only a library knows; see `settle.asking_nothing`.
+    "as an older woman". Only a library knows; see `picture.py`.
 
     kind: "order", "exclusion", "author" or "period"
     of: where the words stand that it is said of

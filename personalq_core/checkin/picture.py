@@ -1,0 +1,92 @@
+"""Words that seem to ask something of the model, and are said of the picture.
+
+"My older bear" asks for a version, "an older woman" is to be painted; "without the hat" rules a
+bear out, "a room without windows" none. What no model of the library bears out stays in the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..language.words import is_cjk
+from .intent import Cue, Intent
+from .rerank import SAME, author_of, coverage, is_called, moment_of, says
+from .retrieve import Index, Retrieved
+from .shortlist import TOP_K, nearest
+
+_CLAUSE = re.compile(r"used|back|when|as|like|nowadays", re.I)
+"""Begins an order that is no adjective: "when it was still small"."""
+_INDEFINITE = re.compile(r"\b(?:an?|eine?[nrsm]?|une?)\s+$", re.I)
+_FILE = re.compile(r"\b(?:version|edition|model|lora|checkpoint|one)s?\b", re.I)
+_CERTAIN = re.compile(
+    r"\b(?:the|one|ones|der|die|das|den|dem|el|la|los|las|le|les|version|lora|model)\b", re.I
+)
+_PLACE = re.compile(r"\b(?:in|on|at|with|against|by|from|to|into|for)\s+(?:the\s+)?$", re.I)
+_IN_A_MONTH = re.compile(r"(?:in|im|en)\s+[^\W\d]+", re.I)
+
+
+def said_of_the_picture(
+    intent: Intent, index: Index, found: Retrieved, numbers: np.ndarray
+) -> list[tuple[int, int]]:
+    """Where words stand that none of the given cards, near the request, bears out as a wish."""
+    near = nearest(found, numbers, TOP_K).tolist() if intent.words else []
+    near = [number for number in near if coverage(intent, index, number)[0] > 0]
+    checks = {
+        "order": _orders_them, "exclusion": _rules_out, "author": _has_trained, "period": _is_then
+    }  # fmt: skip
+    return [
+        cue.span
+        for cue in intent.cues
+        if near and not checks[cue.kind](intent, cue, index, near)
+    ]
+
+
+def _orders_them(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
+    """Whether "newest" is said of what the cards are or another is called, or of nothing else."""
+    request, start = intent.request, cue.span[0]
+    if _CLAUSE.match(request, start) or is_cjk(request):
+        return True
+    of = slice(*cue.of)
+    if _INDEFINITE.search(request[:start]):
+        return bool(_FILE.search(request[of]))
+    said = [
+        readings
+        for word, readings in zip(intent.words, index.read(intent), strict=True)
+        if cue.of[0] <= word.start < cue.of[1]
+    ]
+    if said:
+        meant = {term for readings in said for term, weight in readings.items() if weight >= SAME}
+        return any(index.is_label(term) for term in meant) or any(
+            meant & index.words_of(number) for number in near
+        )
+    # "Against the current": a noun.
+    return bool(request[of].strip()) or not _PLACE.search(request[:start])
+
+
+def _rules_out(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
+    """Whether it must not be a certain one, or a card says anything of what it must not be. Who
+    rules out one thing so means another the same way: "not the toy and not comic"."""
+    stems = {stem for e in intent.excluded for stem in e.stems}
+    spans = {e.span for e in intent.excluded}
+    is_certain = any(_CERTAIN.search(intent.request[slice(*span)]) for span in spans)
+    return is_certain or any(says(s, index.words_of(n)) for s in stems for n in near)
+
+
+def _has_trained(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
+    """Whether who "made" it is known for a model, or it is a model that was made."""
+    name, text = intent.author or "", intent.request[slice(*cue.span)]
+    known = any(is_called(author_of(card), name) for card in index.cards)
+    return known or bool(_FILE.search(text)) or "trained" in text
+
+
+def _is_then(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
+    """Whether a card is of that time, or the words can be of nothing but a time: "last spring"."""
+    if not _IN_A_MONTH.fullmatch(intent.request[slice(*cue.span)].strip()):
+        return True
+    assert intent.period is not None
+    start, end = intent.period
+    dates = [index.cards[number].created_at for number in near]
+    return any(date and start <= moment_of(date) < end for date in dates)
