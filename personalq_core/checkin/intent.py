@@ -196,7 +196,7 @@ _SHOWN = re.compile(
 """Begins a request: "charcoal style, a boxer", "brush lettering: hello". What follows is shown in
 it."""
 _REST = re.compile(
-    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|is|are|not"
+    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not"
     r"|en|con|sin|mit|ohne|auf|im|am|bei|avec|sans|dans|sur)\b",
     re.I,
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..language.words import is_cjk
+from ..language.words import DETERMINERS, fold, is_cjk, words
 from .intent import Cue, Intent
 from .rerank import SAME, author_of, coverage, is_called, moment_of, says
 from .retrieve import Index, Retrieved
@@ -62,8 +62,21 @@ def _orders_them(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) ->
         return any(index.is_label(term) for term in meant) or any(
             meant & index.words_of(number) for number in near
         )
-    # "Against the current": a noun.
-    return bool(request[of].strip()) or not _PLACE.search(request[:start])
+    return bool(request[of].strip()) or _stands_alone(intent, start, index)
+
+
+def _stands_alone(intent: Intent, start: int, index: Index) -> bool:
+    """Whether "newest" before nothing is said of the thing: "my bear, the newest", but neither of a
+    place, "against the current", nor of how it is, "looking older"."""
+    request = intent.request
+    if _PLACE.search(request[:start]):
+        return False
+    before = [word for word in words(request) if word.end <= start]
+    if not before or request[before[-1].end : start].strip():
+        return True
+    last = before[-1]
+    is_selecting = any(a <= last.start < b for a, b in intent.selecting)
+    return is_selecting or fold(last.text) in DETERMINERS or index.is_label(last.stem)
 
 
 def _rules_out(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:

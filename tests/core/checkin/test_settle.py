@@ -96,7 +96,7 @@ def test_a_version_that_a_near_card_has_or_that_nothing_follows_is_one(request_)
      "Barnaby holding the latest iPhone", "Barnaby swimming against the current",
      "Barnaby in a room with no windows", "Barnaby without makeup", "Barnaby is not amused",
      "Barnaby eating a cake that grandma made", "Barnaby as a fashion model by the pool",
-     "Barnaby in march", "Barnaby at 0.8"],
+     "Barnaby in march", "Barnaby at 0.8", "Barnaby looking older", "Barnaby but much older"],
 )  # fmt: skip
 def test_what_is_said_of_the_picture_picks_nothing_and_stays(request_):
     decision = decide(request_)
@@ -109,6 +109,7 @@ def test_what_is_said_of_the_picture_picks_nothing_and_stays(request_):
     ("request_", "version"),
     [("my older bear at sea", "v1"), ("the newest picture of Barnaby", "v4"),
      ("Barnaby, the oldest one, at sea", "v1"), ("a newer version of my bear", "v4"),
+     ("Barnaby oldest", "v1"),
      ("Barnaby without the hat, the oldest", "v1"), ("my bear from june 2024", "v2"),
      ("the bear without the blue scarf, newest", "v3")],
 )  # fmt: skip
