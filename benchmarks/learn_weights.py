@@ -24,7 +24,8 @@ from scipy.optimize import minimize
 
 import personalq_core.checkin as package
 from benchmarks.selection_data import Case, family, folds, hash_text, load_cards, load_cases
-from personalq_core.checkin.checkin import CheckIn, is_style
+from personalq_core.checkin.beside import is_style
+from personalq_core.checkin.checkin import CheckIn
 from personalq_core.checkin.group import doubt_features, group
 from personalq_core.checkin.intent import Intent, understand
 from personalq_core.checkin.rerank import (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...personalq_core.taq import KEPT, TaqError, TaqPlan, make_plan
 from ...personalq_core.taq.bits import TargetTooSmall, fit_plan, sensitivity
-from ...personalq_core.taq.calibrate import Probe, importance, moments_bytes
+from ...personalq_core.taq.calibrate import NotFinite, Probe, importance, moments_bytes
 from ...personalq_core.taq.compare import round_to_nearest
 from ...personalq_core.taq.formats import FORMATS, FloatFormat, Packed
 from ...personalq_core.taq.literal import PROTECT, Protect
@@ -154,20 +154,25 @@ def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:
     schedule = source.object_patches.get("model_sampling")  # the levels of noise are its own
     heard_at = schedule and weakref.ref(schedule)
     learnt = (source.patches_uuid, heard_at, *wish.learnt_from) if calibrated or mixed else ()
-    patcher, plan = quantized_model(
-        source,
-        fmt,
-        planned=planned if mixed else None,
-        importance=moments if calibrated else None,
-        key=(wish.name, wish.target_mb * mixed, paper, *learnt),
-        lora=wish.lora,
-        trigger=wish.trigger,
-        how=wish.how,
-        paper=paper,
-        progress=folders.progress(),
-        at_hand=at_hand,
-    )
-    return patcher, plan
+    try:
+        return quantized_model(
+            source,
+            fmt,
+            planned=planned if mixed else None,
+            importance=moments if calibrated else None,
+            key=(wish.name, wish.target_mb * mixed, paper, *learnt),
+            lora=wish.lora,
+            trigger=wish.trigger,
+            how=wish.how,
+            paper=paper,
+            progress=folders.progress(),
+            at_hand=at_hand,
+        )
+    except NotFinite as error:
+        raise TaqError(
+            f"{error} Try ComfyUI's --force-upcast-attention or --fp32-unet, or choose 8-bit, "
+            "which fits nothing."
+        ) from error
 
 
 def plainly_rounded(source: Any, plan: TaqPlan) -> Any:

@@ -11,17 +11,16 @@ from datetime import datetime
 
 import numpy as np
 
-from ..language.thesaurus import thesaurus
 from ..language.translate import language
-from ..language.words import OWNERS, Word, stem
+from ..language.words import Word
 from ..library.card import ModelCard
 from ..library.store import Store
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
-from .attributes import is_manner
+from .beside import left_out, other_named, styles_named, without
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
-from .intent import STYLE_WEIGHT, Intent, as_written, place_in_list, understand
+from .intent import Intent, as_written, place_in_list, understand
 from .picture import said_of_the_picture
 from .rerank import (
     FEATURES,
@@ -49,14 +48,6 @@ _OFFERED = 0.5
 """What is offered beside it is at least this share as likely."""
 _ABSTAIN_BELOW = 0.42
 """A little below even: who asks for a model mostly has it."""
-_MAX_STYLES = 3
-_TITLE_NAMED = 0.6
-"""Share of a title that a request has to say, to name a style or another thing."""
-_OF_PICTURES = re.compile(
-    r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
-    re.I,
-)
-_OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
 KINDS = ("lora", "checkpoint")
 _NONE_OF_THEM = re.compile(
     r"(?:none|neither|nothing|ningun[oa]|keine[rs]?|nichts|aucune?|rien|都不是|没有|どれでもない)"
@@ -133,7 +124,7 @@ class CheckIn:
         groups = group(asked.index, scored)
         likely = fit(asked.intent, asked.index, [groups[0].best, *scored], self._weights)
         sure = 1.0 if asked.by_file else likely
-        other = _other_named(asked, groups, sure)
+        other = other_named(asked.intent, asked.index, groups, sure < _ABSTAIN_BELOW)
         if other is None:
             return asked, scored, groups, sure
         alone = _without(asked, other)
@@ -253,9 +244,12 @@ class CheckIn:
         if version_missed(intent, choice.card):
             own = choice.card.version
             notices.append(f"Version {intent.version} was asked for; this is {own}.")
-        styles = self._styles(asked, choice)
+        near = shortlist(intent, asked.index, asked.found, asked.allowed)
+        styles = styles_named(intent, asked.index, asked.found, near, choice.card)
         cards = [choice.card, *(style.card for style in styles)]
-        if other := _left_out(asked, cards):
+        if others := left_out(intent, asked.index, near, cards):
+            scored = self.weigh(intent, asked.index, asked.found, others)
+            other = asked.index.cards[group(asked.index, scored)[0].best.number]
             notices.append(f"{other.title} is named too; load it with a LoRA loader of its own.")
         called = [as_called(intent.request, card, asked.index) for card in cards]
         prompt, _ = rewrite(intent, called, is_named)
@@ -290,49 +284,6 @@ class CheckIn:
                 self._store.save_vectors(model_id, fresh)
             known = {**known, **fresh}
         return np.stack([known[_text_key(text)] for text in by_card])
-
-    def _styles(self, asked: _Asked, choice: Candidate) -> tuple[Candidate, ...]:
-        """LoRAs of a manner, named by words that the choice does not answer."""
-        intent, index, found = asked.intent, asked.index, asked.found
-        own = index.words_of(index.number_of[choice.card.id])
-        left = {
-            term: weight
-            for word, weight in zip(intent.words, intent.weights, strict=True)
-            if (term := found.corrections.get(word.stem, word.stem)) not in own
-        }
-        order = list(left)
-        styles: list[tuple[int, Candidate]] = []
-        for number in shortlist(intent, index, found, asked.allowed):
-            card = index.cards[number]
-            base = choice.card.base_family
-            if card == choice.card or card.kind != "lora" or (base and not card.suits(base)):
-                continue
-            title = index.title_words(number)
-            named = [term for term in sorted(title) if term in left]
-            if not named or len(named) < _TITLE_NAMED * len(title):
-                continue
-            if is_style(index, number) or all(left[term] == STYLE_WEIGHT for term in named):
-                first = min(map(order.index, named))
-                styles.append((first, Candidate(card, 1.0, ("says " + ", ".join(named),))))
-                left = {term: weight for term, weight in left.items() if term not in named}
-        styles.sort(key=lambda named: named[0])
-        return tuple(style for _, style in styles[:_MAX_STYLES])
-
-
-def is_style(index: Index, number: int) -> bool:
-    """Whether a card tells how something looks rather than what it is.
-
-    By what it says: the word style itself, a medium ("watercolor") in its title or tags, or a
-    description of pictures ("posters I printed").
-    """
-    fields = index.fields[number]
-    labels = {*fields["title"], *fields["tags"], *fields["triggers"]}
-    return (
-        stem("style") in labels
-        or any(is_manner(term) for term in (*fields["title"], *fields["tags"]))
-        or bool(_OF_PICTURES.search(index.cards[number].description[:300]))
-    )
-
 
 def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
     """Probability that the best card is what was asked for at all, 0 to 1."""
@@ -394,66 +345,9 @@ def _allowed(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarr
     return np.flatnonzero(allowed)
 
 
-def _other_named(asked: _Asked, groups: Sequence[Group], sure: float) -> Group | None:
-    """What is named beside the thing: the style that came out best, "my bear, pixel art", or,
-    where the best is doubtful, another thing: "emma and my dog bella"."""
-    intent, index, best = asked.intent, asked.index, groups[0].best.number
-    best_is_style = is_style(index, best)
-    if not best_is_style and sure >= _ABSTAIN_BELOW:
-        return None
-    left = _left(intent, index.words_of(best))
-    things = (g for g in groups[1:] if not is_style(index, g.best.number))
-    other = next((g for g in things if _is_said(intent, index, g.best.number, left)), None)
-    return groups[0] if other and best_is_style else other
-
-
-def _left_out(asked: _Asked, chosen: Sequence[ModelCard]) -> ModelCard | None:
-    """Another thing that a request names, by words that the chosen cards do not say."""
-    intent, index = asked.intent, asked.index
-    own = {term for card in chosen for term in index.words_of(index.number_of[card.id])}
-    left = _left(intent, own)
-    for number in shortlist(intent, index, asked.found, asked.allowed) if left else ():
-        card, is_new = index.cards[number], not own & index.title_words(number)
-        is_thing = card.kind == "lora" and not is_style(index, number)
-        if is_new and is_thing and _is_said(intent, index, number, left):
-            return card
-    return None
-
-
-def _left(intent: Intent, own: Set[str]) -> list[Word]:
-    """Words of the concept that some cards do not say."""
-    pairs = zip(intent.words, intent.weights, strict=True)
-    return [word for word, weight in pairs if weight >= 1 and word.stem not in own]
-
-
-def _is_said(intent: Intent, index: Index, number: int, words: Sequence[Word]) -> bool:
-    """Whether some words say a card's title: most of it, or of the user's own thing or by a name
-    one word."""
-    title = index.title_words(number)
-    said = [word for word in words if word.stem in title]
-    is_own = any(_OWN.search(intent.request[: word.start]) for word in said)
-    is_name = any(_is_name(word.text, index) for word in said)
-    most = len({word.stem for word in said}) >= _TITLE_NAMED * len(title)
-    return bool(said) and (is_own or is_name or most)
-
-
-def _is_name(word: str, index: Index) -> bool:
-    """Whether a word calls one thing of the library and no other, or none that there is."""
-    telling = word.isalpha() and len(word) > 2
-    return telling and (thesaurus().lemma(word) is None or index.things(word) == 1)
-
-
 def _without(asked: _Asked, other: Group) -> _Asked:
     """A request as if one of the things it names were not named."""
-    intent, title = asked.intent, asked.index.title_words(other.best.number)
-    kept = [
-        (word, weight)
-        for word, weight in zip(intent.words, intent.weights, strict=True)
-        if word.stem not in title
-    ]
-    alone = replace(
-        intent, words=tuple(word for word, _ in kept), weights=tuple(weight for _, weight in kept)
-    )
+    alone = without(asked.intent, asked.index.title_words(other.best.number))
     allowed = np.setdiff1d(asked.allowed, [entry.number for entry in other.members])
     return replace(asked, intent=alone, found=asked.index.search(alone), allowed=allowed)
 
@@ -532,7 +426,7 @@ def _with_what_is_missing(
     answers = {index.cards[entry.number].id: entry.answers for entry in scored}
     concept = {
         found.corrections.get(word.stem, word.stem): word.text
-        for word, weight in zip(intent.words, intent.weights, strict=True)
+        for word, weight in intent.weighed()
         if weight >= 0.5
     }
 

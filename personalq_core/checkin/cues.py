@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-_FILE = r"(?:version|edition|model|lora|checkpoint|one)"
+FILE = r"(?:version|edition|model|lora|checkpoint|one)"
 
 _NEWEST = {
     "en": r"newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
-    rf"|last(?=\s+(?:{_FILE}|of them|of the v\d))|(?:as|like) it is (?:now|today)|nowadays",
+    rf"|last(?=\s+(?:{FILE}|of them|of the v\d))|(?:as|like) it is (?:now|today)|nowadays",
     "es": r"m[áa]s recientes?|m[áa]s nuev[oa]|últim[oa]|actual",
     "de": r"neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?|jüngste[nrsm]?",
     "fr": r"plus r[ée]cente?|derni[eè]re?|actuel(?:le)?",
@@ -24,7 +24,7 @@ _NEWEST = {
 _OLDEST = {
     # An "original painting" is no older than others, "the original painting" is.
     "en": r"oldest|earliest|first ever|very first|older|earlier|previous|former"
-    rf"|(?:(?<=the )|(?<=my )|(?<=our ))original|original(?=\s+{_FILE}\b)"
+    rf"|(?:(?<=the )|(?<=my )|(?<=our ))original|original(?=\s+{FILE}\b)"
     r"|used to (?:be|look)|back when|when (?:it|he|she|they) (?:was|were) still"
     r"|first(?=\s+(?:\w+\s+){0,2}(?:model|lora|one|ever|i|we|of them|of the v\d+s?)\b)",
     "es": r"m[áa]s antigu[oa]",

@@ -6,7 +6,7 @@ What its words surely ask is read here; what they may ask, `settle` reads beside
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -32,7 +32,7 @@ class Exclusion:
 
     text: str
     stems: frozenset[str]
-    span: tuple[int, int] = (0, 0)
+    span: tuple[int, int]
     """Of the clause that says so."""
 
 
@@ -99,6 +99,17 @@ class Intent:
     foreign: bool = False
     """Whether the words were translated."""
 
+    def weighed(self) -> Iterator[tuple[Word, float]]:
+        """The words, each with its weight."""
+        return zip(self.words, self.weights, strict=True)
+
+    def with_words(self, weighed: Iterable[tuple[Word, float]]) -> Intent:
+        """The same request, read as these words with their weights."""
+        pairs = list(weighed)
+        return replace(
+            self, words=tuple(word for word, _ in pairs), weights=tuple(w for _, w in pairs)
+        )
+
     @cached_property
     def naming(self) -> tuple[bool, ...]:
         """Which words name the thing: those of the concept up to the first comma, preposition or
@@ -131,9 +142,7 @@ class Intent:
     @property
     def concept(self) -> str:
         """The words of the concept alone."""
-        return " ".join(
-            w.text for w, weight in zip(self.words, self.weights, strict=True) if weight == 1
-        )
+        return " ".join(word.text for word, weight in self.weighed() if weight == 1)
 
 
 _ORDINALS = {
@@ -337,7 +346,7 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
 def as_written(intent: Intent, names: Sequence[tuple[int, int]]) -> Intent:
     """With the names at these spans, Chinese or Japanese, in the place of what their characters
     mean: as pairs of characters, as cards are indexed."""
-    read = list(zip(intent.words, intent.weights, strict=True))
+    read = list(intent.weighed())
     for start, end in names:
         inside = [(w, weight) for w, weight in read if start < w.end and w.start < end]
         meant = tuple(word.text for word, _ in inside)
@@ -348,10 +357,7 @@ def as_written(intent: Intent, names: Sequence[tuple[int, int]]) -> Intent:
         ]
         read = [entry for entry in read if entry not in inside]
         read += [(word, weight) for word in pairs]
-    read.sort(key=lambda entry: entry[0].start)
-    return replace(
-        intent, words=tuple(word for word, _ in read), weights=tuple(weight for _, weight in read)
-    )
+    return intent.with_words(sorted(read, key=lambda entry: entry[0].start))
 
 
 def _general_tags(text: str) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..language.words import DETERMINERS, fold, is_cjk, words
+from .cues import FILE
 from .intent import Cue, Intent
 from .rerank import SAME, author_of, coverage, is_called, moment_of, says
 from .retrieve import Index, Retrieved
@@ -20,7 +21,7 @@ from .shortlist import TOP_K, nearest
 _CLAUSE = re.compile(r"used|back|when|as|like|nowadays", re.I)
 """Begins an order that is no adjective: "when it was still small"."""
 _INDEFINITE = re.compile(r"\b(?:an?|eine?[nrsm]?|une?)\s+$", re.I)
-_FILE = re.compile(r"\b(?:version|edition|model|lora|checkpoint|one)s?\b", re.I)
+_FILE = re.compile(rf"\b{FILE}s?\b", re.I)
 _CERTAIN = re.compile(
     r"\b(?:the|one|ones|der|die|das|den|dem|el|la|los|las|le|les|version|lora|model)\b", re.I
 )

@@ -241,7 +241,7 @@ def rank(
     scores = rows @ weights.ranking
     hints = rows[:, SOFT] @ weights.ranking[SOFT]
     order = np.argsort(-scores, kind="stable")
-    asked = {word.stem for word, w in zip(intent.words, intent.weights, strict=True) if w >= 0.5}
+    asked = {word.stem for word, w in intent.weighed() if w >= 0.5}
     asked = {found.corrections.get(term, term) for term in asked}
     return [
         Scored(
@@ -346,7 +346,7 @@ def _unasked_manner(title: Set[str], said: Set[str]) -> str:
 def _manner_stems(intent: Intent, found: Retrieved) -> set[str]:
     return {
         found.corrections.get(word.stem, word.stem)
-        for word, weight in zip(intent.words, intent.weights, strict=True)
+        for word, weight in intent.weighed()
         if weight == STYLE_WEIGHT
     }
 
@@ -355,7 +355,7 @@ def _asked_stems(intent: Intent, found: Retrieved) -> set[str]:
     """The words of the concept, spelled as the library spells them."""
     return {
         found.corrections.get(word.stem, word.stem)
-        for word, weight in zip(intent.words, intent.weights, strict=True)
+        for word, weight in intent.weighed()
         if weight >= 1
     }
 

@@ -199,7 +199,8 @@ class Index:
             while place < end:
                 sizes = range(end - place, 1, -1)
                 size = next((n for n in sizes if text[place : place + n] in self._written), 0)
-                spans += [(place, place + size)] * bool(size)
+                if size:
+                    spans.append((place, place + size))
                 place += size or 1
         return spans
 

@@ -189,7 +189,7 @@ def _unescaped(text: str) -> str:
 
 
 def _escaped(trigger: str) -> str:
-    """Brackets that are no weights, so that ComfyUI does not take them for some."""
+    """Brackets that are no weights, so that they are not taken for some."""
     return trigger if _WEIGHT.search(trigger) else re.sub(r"(?<!\\)([()])", r"\\\1", trigger)
 
 
@@ -223,7 +223,7 @@ def _named_span(
     labels = name | set(terms(" ".join((*card.triggers, *card.tags))))
     free = [
         (word, weight)
-        for word, weight in zip(intent.words, intent.weights, strict=True)
+        for word, weight in intent.weighed()
         if not any(a <= word.start < b for a, b in taken)
     ]
     runs = _runs(intent, [word for word, weight in free if weight >= least], card.title)

@@ -41,18 +41,12 @@ def settle(intent: Intent, index: Index, found: Retrieved, numbers: np.ndarray) 
 
 def _asking(intent: Intent, span: tuple[int, int], **asked: Any) -> Intent:
     """It asks this by the words of a span, which leave the picture."""
-    kept = [
+    left = intent.with_words(
         (word, weight)
-        for word, weight in zip(intent.words, intent.weights, strict=True)
+        for word, weight in intent.weighed()
         if not span[0] <= word.start < span[1]
-    ]
-    return replace(
-        intent,
-        words=tuple(word for word, _ in kept),
-        weights=tuple(weight for _, weight in kept),
-        selecting=tuple(sorted({*intent.selecting, span})),
-        **asked,
     )
+    return replace(left, selecting=tuple(sorted({*intent.selecting, span})), **asked)
 
 
 def _tells_apart(intent: Intent, index: Index, numbers: np.ndarray) -> bool:

@@ -146,7 +146,7 @@ def terms(text: str) -> list[str]:
 @lru_cache(maxsize=4096)
 def spelling(name: str) -> re.Pattern[str]:
     """Finds a whole name, however its spaces and brackets are written: "miku (vocaloid)" in
-    "miku_(vocaloid)" and in "miku \\(vocaloid\\)", which ComfyUI takes for no weight."""
+    "miku_(vocaloid)" and in "miku \\(vocaloid\\)", where brackets are no weight."""
     pattern, end = "", 0
     for found in _BREAK.finditer(name):
         pattern += re.escape(name[end : found.start()])

@@ -32,12 +32,6 @@ TOKENS = 512
 """Inputs of a layer that are taken from one call of the model, drawn evenly: more would only cost
 time."""
 
-NOT_FINITE = (
-    "On a prompt that it was to be fitted to, this model computes numbers that are not finite, as "
-    "for a black picture. Try ComfyUI's --force-upcast-attention or --fp32-unet, or choose 8-bit, "
-    "which fits nothing."
-)
-
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(x (batch, ...), sigma (batch,)) -> predicted noise like x, for the prompts it stands for.
 
@@ -45,6 +39,16 @@ x is the noisy picture, not scaled for the network: clean + sigma * noise, as k-
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
+
+
+class NotFinite(TaqError):
+    """The model computes no finite numbers on what it was to be fitted to."""
+
+    def __init__(self, where: str = "") -> None:
+        super().__init__(
+            "On a prompt that it was to be fitted to, this model computes numbers that are not "
+            f"finite{where}, as for a black picture."
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def make_probes(
 
     Nothing is drawn before a probe runs. The prompts of a role share their noise with the other
     roles' prompts of the same number, so that trigger and class word differ by the word alone.
-    Running one raises TaqError where the model predicts no finite numbers.
+    Running one raises NotFinite where the model predicts such numbers.
     """
     probes = []
     for batch in prompts:
@@ -117,7 +121,7 @@ def _walk(predict: Predict, start: Tensor, sigmas: Sequence[float]) -> Callable[
             x = met[level]
             found.append(predict(x, x.new_full((len(x),), now)))
             if not found[-1].isfinite().all():
-                raise TaqError(NOT_FINITE)
+                raise NotFinite
             if len(met) < len(sigmas):
                 met.append(x + found[-1] * (then - now))
         return torch.cat(found)
@@ -144,7 +148,7 @@ def importance(
     keep_on: where they are gathered; `moments_bytes` says how much that takes.
 
     Grouped convolutions are left out: their columns meet different inputs in each group.
-    Raises TaqError where a layer hears what is not finite.
+    Raises NotFinite where a layer hears what is not finite.
     """
     moments: dict[str, Tensor] = {}
     count = 0.0
@@ -178,7 +182,7 @@ def importance(
     for name, heard in moments.items():
         power = heard.diagonal(dim1=1, dim2=2) if heard.ndim == 3 else heard
         if not power.isfinite().all():
-            raise TaqError(f"{NOT_FINITE} (The first layer to hear them is {name}.)")
+            raise NotFinite(f" (the first layer to hear them is {name})")
     return moments
 
 
