@@ -477,7 +477,8 @@ def mixed(
         else:
             found = subject.sensitivity(calibrated, tried_at)
         target = int(total * bits / 8) - cached + 2 * free
-        plan = fit_plan(subject.unet, found, target_bytes=target)
+        counted = copy.deepcopy(subject.unet).half()  # bytes are those of a model kept at 16 bits
+        plan = fit_plan(counted, found, target_bytes=target)
         return packed(subject, plan, subject.moments() if calibrated else None)
 
     return make

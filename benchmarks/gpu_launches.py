@@ -46,7 +46,7 @@ def launches(shape: str, fmt: str) -> tuple[int, int]:
         entry = formats.FORMATS[plan[name].format]
         packed.append(kind(layer, on_meta(entry, layer.weight, formats.Packed), entry))
     workspace = part("personalq_core.taq.gpu_workspace")
-    lane = workspace._Lane(torch.device("meta"))
+    lane = workspace._Lane(torch.device("meta"), contextlib.nullcontext)
     for layer in packed:
         lane.join(layer, torch.float16)
     alone = len(packed) - len(lane.neighbours_of)
