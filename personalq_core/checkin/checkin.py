@@ -40,7 +40,7 @@ from .retrieve import Index, Retrieved, card_text
 from .rewrite import rewrite
 from .say import say
 from .settle import settle
-from .shortlist import named_by_file, near, shortlist
+from .shortlist import named_by_file, near, shortlist, those_of
 
 ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
 """How likely it must be that something else is meant as well, for Check-in to ask."""
@@ -144,7 +144,7 @@ class CheckIn:
         names = index.names_written(request)
         intent = as_written(understand(request, now), names)
         allowed = _allowed(index, kinds, set(filter(None, (base_family, intent.base))))
-        by_file = np.intersect1d(allowed, named_by_file(request, index))
+        by_file = those_of(named_by_file(request, index), allowed)
         allowed = by_file if len(by_file) else allowed
         found = index.search(intent)
         if plain := said_of_the_picture(intent, index, found, near(found, allowed)):
@@ -348,7 +348,8 @@ def _allowed(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarr
 def _without(asked: _Asked, other: Group) -> _Asked:
     """A request as if one of the things it names were not named."""
     alone = without(asked.intent, asked.index.title_words(other.best.number))
-    allowed = np.setdiff1d(asked.allowed, [entry.number for entry in other.members])
+    others = [entry.number for entry in other.members]
+    allowed = np.setdiff1d(asked.allowed, others, assume_unique=True)
     return replace(asked, intent=alone, found=asked.index.search(alone), allowed=allowed)
 
 

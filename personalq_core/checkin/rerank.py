@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import fold, spelling, stem, terms
+from ..language.words import fold, spelled_in, stem, terms
 from ..library.card import ModelCard
 from ..library.ordinary import is_general_tag
 from ..library.version import version_key
@@ -380,7 +380,7 @@ def as_called(request: str, card: ModelCard, index: Index) -> ModelCard:
 def _standing(request: str, triggers: Sequence[str], index: Index) -> str | None:
     text = fold(request)
     rare = (t for t in triggers if not is_general_tag(t) and _is_rare(t, index))
-    return next((trigger for trigger in rare if spelling(fold(trigger)).search(text)), None)
+    return next((trigger for trigger in rare if spelled_in(fold(trigger), text)), None)
 
 
 def _is_rare(trigger: str, index: Index) -> bool:

@@ -57,6 +57,7 @@ def card_text(card: ModelCard) -> str:
     return ". ".join(part for part in parts if part)[:500]
 
 
+@lru_cache(maxsize=65_536)
 def is_edition(term: str) -> bool:
     """Whether a stem names a model's version, base or kind, not its concept."""
     return bool(_EDITION.fullmatch(term))

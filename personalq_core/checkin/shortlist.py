@@ -39,7 +39,7 @@ def shortlist(
     """Numbers of at most TOP_K + 4 * 8 of the allowed cards, the nearest first."""
     numbers = np.asarray(allowed, int)
     editions = _editions(index)
-    called = np.intersect1d(editions.called_by(intent.request), numbers)
+    called = those_of(editions.called_by(intent.request), numbers)
     picked = [nearest(found, numbers, TOP_K), nearest(found, called, _MORE)]
     alike = near(found, numbers)
     dates = editions.dates[alike]
@@ -50,6 +50,14 @@ def shortlist(
         picked.append(nearest(found, alike[(dates >= start) & (dates < end)], _MORE))
     picked.append(_extremes(alike, dates, newest=intent.order != "oldest"))
     return nearest(found, np.unique(np.concatenate(picked)), None).tolist()
+
+
+def those_of(some: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Those of a few numbers that are among others, each once.
+
+    `np.intersect1d` would first seek doubles in what may be the whole library.
+    """
+    return np.unique(some[np.isin(some, numbers)])
 
 
 def near(found: Retrieved, numbers: np.ndarray) -> np.ndarray:

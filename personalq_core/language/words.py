@@ -155,6 +155,15 @@ def spelling(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){pattern}{re.escape(name[end:])}(?!\w)", re.I)
 
 
+def spelled_in(name: str, text: str) -> re.Match[str] | None:
+    """Where a text has a name, however it is spelled; both folded.
+
+    Most names are not there, which their parts tell sooner than a pattern is made.
+    """
+    parts = _BREAK.split(name)[::2]
+    return spelling(name).search(text) if all(part in text for part in parts) else None
+
+
 def content(text: str) -> list[str]:
     """`terms` without function words."""
     return [term for term in terms(text) if term not in FUNCTION_WORDS]
