@@ -8,7 +8,9 @@ answer, whether or not the system would ask first; over_ask is the share of thes
 over_abstain of those for which it says that nothing fits (the right model may be the first of the
 nearest all the same, and counts in top1); after_answer is the choice after the user's answer;
 abstain_auroc ranks requests with an answer above those without; false_select is the share of
-requests without an answer for which something is chosen. Peers neither ask nor abstain: they are
+requests without an answer for which something is chosen; beside is the share of requests which
+name a second model (a style, another thing, a base) for the base of the one chosen, in which it is
+chosen too, beside_wrong the share of all choices in which more is chosen than named. Peers neither ask nor abstain: they are
 given the relative margin of their two best scores and the threshold that asks at most one clear
 request in ten *on these very cases*, which favours them. `--cross-validate` learns our weights anew
 for each fifth of the families, from the other four and from the requests of other repositories
@@ -44,7 +46,8 @@ from personalq_core.models.llm import LlmSettings, load_llm
 OVER_ASK = 0.10
 METRICS = (
     "top1", "recall_at_10", "ask_precision", "ask_recall", "ask_f1", "over_ask", "after_answer",
-    "abstain_auroc", "false_select", "over_abstain", "rewrite_exact", "ms_p50", "ms_p95",
+    "abstain_auroc", "false_select", "over_abstain", "beside", "beside_wrong", "rewrite_exact",
+    "ms_p50", "ms_p95",
 )  # fmt: skip
 
 
@@ -64,6 +67,11 @@ class Outcome:
     after_answer: str | None
     rewrite_ok: bool | None
     ms: float
+    second: bool | None = None
+    """Whether what is named beside the choice was chosen too; None where nothing is, for its base.
+    """
+    too_many: bool | None = None
+    """Whether more was chosen than is named; None unless something was."""
 
 
 # --- systems ----------------------------------------------------------------------------------
@@ -173,7 +181,21 @@ def _decide(engine: CheckIn, cards: Sequence[ModelCard], case: Case, ask: str) -
     return Outcome(
         case, ranked, decision.fit, scores[0] - scores[1], decision.status == "ask",
         decision.status == "chosen", after, rewrite_is_exact(decision, case), ms,
+        *_beside(decision, case, cards),
     )  # fmt: skip
+
+
+def _beside(
+    decision: Decision, case: Case, cards: Sequence[ModelCard]
+) -> tuple[bool | None, bool | None]:
+    """`second` and `too_many` of an outcome."""
+    if decision.choice is None:
+        return None, None
+    choice, beside = decision.choice.card, {other.card.id for other in decision.beside}
+    wanted = case.secondary - {choice.id}
+    fitting = {c.id for c in cards if c.id in wanted and c.suits(choice.base_family or "")}
+    second = bool(beside & fitting) if fitting else None
+    return second, bool(beside - wanted - case.gold - case.acceptable)
 
 
 def rewrite_is_exact(decision: Decision, case: Case) -> bool | None:
@@ -225,6 +247,8 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
         _auroc([o.confidence for o in outcomes if o.case.gold], [o.confidence for o in absent]),
         _mean(o.chose for o in absent),
         _mean(not o.chose and not o.asked for o in clear),
+        _mean(o.second for o in outcomes if o.second is not None),
+        _mean(o.too_many for o in outcomes if o.too_many is not None),
         _mean(o.rewrite_ok for o in outcomes if o.rewrite_ok is not None),
         float(np.percentile([o.ms for o in outcomes], 50)),
         float(np.percentile([o.ms for o in outcomes], 95)),

@@ -25,6 +25,8 @@ class Case:
     gold: frozenset[str]
     """Right first choices: of several concepts, the subject's. Empty: the right answer is none."""
     acceptable: frozenset[str]
+    secondary: frozenset[str]
+    """What is to be chosen beside it: a style, another thing, a base."""
     ambiguous: bool
     answer: str | None
     answer_gold: str | None
@@ -87,6 +89,7 @@ def _case(row: dict[str, Any]) -> Case:
         now=datetime.fromisoformat(row["now"]).replace(tzinfo=timezone.utc),
         gold=frozenset(row.get("primary") or row["gold"]),
         acceptable=frozenset(row.get("also_acceptable") or ()),
+        secondary=frozenset(row.get("secondary") or ()),
         ambiguous=row["ambiguous"],
         answer=clarified.get("answer"),
         answer_gold=clarified.get("gold"),

@@ -1,27 +1,52 @@
-"""What a request names beside the thing that is chosen: its styles, another thing."""
+"""What a request names beside the thing that is chosen: its styles, other things, the base."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import OWNERS, Word, stem
+from ..language.words import OWNERS, Word, stem, terms
 from ..library.card import ModelCard
 from .attributes import is_manner
-from .decision import Candidate
 from .group import Group
 from .intent import STYLE_WEIGHT, Intent
-from .retrieve import Index, Retrieved
+from .rerank import trigger_named
+from .retrieve import Index, Retrieved, is_edition
+from .shortlist import called_by, nearest
 
-_MAX_STYLES = 3
+MAX_BESIDE = 4
 _TITLE_NAMED = 0.6
 """Share of a title that a request has to say, to name a style or another thing."""
+_STYLE_NAMED = 0.5
+"""The same where it says that it is a manner: "in ghibli style"."""
+_LOOKED_AT = 64
+"""Of the cards whose titles say a word, the nearest to the request."""
 _OF_PICTURES = re.compile(
     r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
     re.I,
 )
 _OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
+_BASE_SAID = re.compile(r"\s+(?:merge|checkpoint|model)\b", re.I)
+_BASES = frozenset(map(stem, ("merge", "checkpoint", "model")))
+_ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
+_POSSESSIVE = re.compile(r"['\u2019]s?$")
+_OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A thing, a style or a base that a request names beside what is chosen."""
+
+    numbers: tuple[int, ...]
+    """Of its cards: versions of one thing."""
+    words: str
+    """By which the request names it, as it says them."""
+    place: int
+    """Where in the request the first of them stands."""
 
 
 def is_style(index: Index, number: int) -> bool:
@@ -39,86 +64,132 @@ def is_style(index: Index, number: int) -> bool:
     )
 
 
-def styles_named(
-    intent: Intent, index: Index, found: Retrieved, numbers: Sequence[int], choice: ModelCard
-) -> tuple[Candidate, ...]:
-    """LoRAs of a manner among some near cards, named by words that the choice does not answer."""
-    own = index.words_of(index.number_of[choice.id])
-    left = {
-        term: weight
+def named_beside(
+    intent: Intent, index: Index, found: Retrieved, choice: ModelCard
+) -> list[Named]:
+    """What is named by words that the choice does not answer, in the order of the request."""
+    chosen = index.number_of[choice.id]
+    own = index.words_of(chosen)
+    # What is misspelled in another language is mostly a word that no table has.
+    read = {} if intent.foreign else found.corrections
+    left = [
+        (term, word, weight)
         for word, weight in intent.weighed()
-        if (term := found.corrections.get(word.stem, word.stem)) not in own
-    }
-    order = list(left)
-    styles: list[tuple[int, Candidate]] = []
-    for number in numbers:
-        card, base = index.cards[number], choice.base_family
-        if card == choice or card.kind != "lora" or (base and not card.suits(base)):
-            continue
-        title = index.title_words(number)
-        named = [term for term in sorted(title) if term in left]
-        if not named or len(named) < _TITLE_NAMED * len(title):
-            continue
-        if is_style(index, number) or all(left[term] == STYLE_WEIGHT for term in named):
-            first = min(map(order.index, named))
-            styles.append((first, Candidate(card, 1.0, ("says " + ", ".join(named),))))
-            left = {term: weight for term, weight in left.items() if term not in named}
-    styles.sort(key=lambda named: named[0])
-    return tuple(style for _, style in styles[:_MAX_STYLES])
+        if (term := read.get(word.stem, word.stem)) not in own
+    ]
+    numbers = np.union1d(index.titled({term for term, _, _ in left}), called_by(intent, index))
+    cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
+    said = [(n, terms) for n in cards if (terms := _said(intent, index, n, choice, left))]
+    said.sort(key=lambda entry: -sum(map(index.idf, entry[1])))
+    named: list[Named] = []
+    taken: set[str] = set()
+    for _, terms in said:
+        if not taken & terms:
+            taken |= terms
+            alike = tuple(n for n, others in said if others == terms)
+            words = [word for term, word, _ in left if term in terms]
+            named.append(Named(alike, ", ".join(w.text for w in words), words[0].start))
+    return sorted(named, key=lambda entry: entry.place)[:MAX_BESIDE]
+
+
+_Left = tuple[str, Word, float]
+"""A term that the choice does not answer, the word it was read from, and its weight."""
+
+
+def _said(
+    intent: Intent, index: Index, number: int, choice: ModelCard, left: Sequence[_Left]
+) -> frozenset[str]:
+    """The terms by which a request names a card; none where it does not."""
+    card, title = index.cards[number], index.title_words(number)
+    if trigger := trigger_named(intent.request, card, index):
+        called = frozenset(terms(trigger))
+        return frozenset(term for term, _, _ in left if term in title | called)
+    named = [(term, word, weight) for term, word, weight in left if term in title]
+    said = frozenset(term for term, _, _ in named)
+    in_manner = all(weight == STYLE_WEIGHT for _, _, weight in named)
+    rarest = max(title, key=index.idf, default="")
+    least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
+    most = _says_most(said, title, least)
+    if card.kind == "checkpoint":
+        is_meant = most and choice.kind == "lora" and _is_base(intent, named)
+    elif is_style(index, number) or in_manner:
+        is_meant = most
+    else:
+        is_new = not title & index.words_of(index.number_of[choice.id])
+        things = [word for _, word, weight in named if weight >= 1 or (most and len(said) > 1)]
+        is_called = most or _is_called(intent, index, number, things)
+        is_meant = is_new and bool(things) and is_called and not _is_any(intent, things)
+    return said if is_meant else frozenset()
+
+
+def _is_any(intent: Intent, things: Sequence[Word]) -> bool:
+    """Whether no certain one is meant: "in front of an old house"."""
+    is_coined = any(thesaurus().lemma(word.text) is None for word in things)
+    return bool(_ANY.search(intent.request[: things[0].start])) and not is_coined
+
+
+def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
+    """Whether some terms are that share of a title's, numbers ("01", "mk3") left out."""
+    told = [t for t in title if t in said or not any(map(str.isdigit, t))]
+    return bool(said) and len(said & title) >= share * len(told)
+
+
+def _is_base(intent: Intent, named: Sequence[_Left]) -> bool:
+    """Whether what is named is said to be a model: "in the storybook merge"."""
+    rest = intent.request[named[-1][1].end :]
+    return any(term in _BASES for term, _, _ in named) or bool(_BASE_SAID.match(rest))
+
+
+def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) -> bool:
+    """Whether words of a title call the user's own thing, "my cat", or are a name, "Milo"."""
+    request, title = intent.request, index.cards[number].title
+    said = [w for w in said if stem(request[w.start : w.end]) == w.stem]  # as the title writes it
+    owners = {stem(found[1]) for found in _OWNER_NAMED.finditer(title)}
+    return any(
+        word.stem not in owners
+        and not _POSSESSIVE.search(word.text)
+        and (_OWN.search(request[: word.start]) or _is_name(word, index, number))
+        for word in said
+    )
+
+
+def _is_name(word: Word, index: Index, number: int) -> bool:
+    """Whether a word is none of the language, or begins a title of two and calls nothing else:
+    "milo" of "milo dog"."""
+    if not word.text.isalpha() or len(word.text) < 3:
+        return False
+    if thesaurus().lemma(word.text) is None:
+        return True
+    title = [term for term in index.fields[number]["title"] if not is_edition(term)]
+    return title[0] == word.stem and len(title) <= 2 and index.things(word.text) == 1
 
 
 def other_named(
     intent: Intent, index: Index, groups: Sequence[Group], in_doubt: bool
 ) -> Group | None:
-    """What is named beside the thing: the style that came out best, "my bear, pixel art", or,
-    where the best is in doubt, another thing: "emma and my dog bella"."""
+    """What is named beside the thing: what came out best where that is a style, "my bear, pixel
+    art", or any of its kind, "my bear and a dog"; or, where the best is in doubt, another thing:
+    "emma and my dog bella"."""
     best = groups[0].best.number
-    best_is_style = is_style(index, best)
-    if not (best_is_style or in_doubt):
+    own = index.words_of(best)
+    said = [w for w, weight in intent.weighed() if weight >= 1 and w.stem in own]
+    not_the_thing = is_style(index, best) or (bool(said) and _is_any(intent, said))
+    if not (not_the_thing or in_doubt):
         return None
-    left = _left(intent, index.words_of(best))
+    left = [w for w, weight in intent.weighed() if weight >= 1 and w.stem not in own]
     things = (g for g in groups[1:] if not is_style(index, g.best.number))
-    other = next((g for g in things if _is_said(intent, index, g.best.number, left)), None)
-    return groups[0] if other and best_is_style else other
+    other = next((g for g in things if _is_thing_said(intent, index, g.best.number, left)), None)
+    return groups[0] if other and not_the_thing else other
 
 
-def left_out(
-    intent: Intent, index: Index, numbers: Sequence[int], chosen: Sequence[ModelCard]
-) -> list[int]:
-    """The versions, among some near cards, of another thing that a request names, by words that the
-    chosen cards do not say."""
-    own = {term for card in chosen for term in index.words_of(index.number_of[card.id])}
-    left = _left(intent, own)
-    for number in numbers if left else ():
-        card, is_new = index.cards[number], not own & index.title_words(number)
-        is_thing = card.kind == "lora" and not is_style(index, number)
-        if is_new and is_thing and _is_said(intent, index, number, left):
-            return [n for n in numbers if index.title_words(n) & index.title_words(number)]
-    return []
+def _is_thing_said(intent: Intent, index: Index, number: int, words: Sequence[Word]) -> bool:
+    """Whether some words say most of a title, or call the thing."""
+    title = index.title_words(number)
+    said = [word for word in words if word.stem in title]
+    most = _says_most({word.stem for word in said}, title, _TITLE_NAMED)
+    return most or (bool(said) and _is_called(intent, index, number, said))
 
 
 def without(intent: Intent, terms: Set[str]) -> Intent:
     """A request as if it did not say some terms."""
     return intent.with_words((w, weight) for w, weight in intent.weighed() if w.stem not in terms)
-
-
-def _left(intent: Intent, own: Set[str]) -> list[Word]:
-    """Words of the concept that some cards do not say."""
-    return [w for w, weight in intent.weighed() if weight >= 1 and w.stem not in own]
-
-
-def _is_said(intent: Intent, index: Index, number: int, words: Sequence[Word]) -> bool:
-    """Whether some words say a card's title: most of it, or of the user's own thing or by a name
-    one word."""
-    title = index.title_words(number)
-    said = [word for word in words if word.stem in title]
-    is_own = any(_OWN.search(intent.request[: word.start]) for word in said)
-    is_name = any(_is_name(word.text, index) for word in said)
-    most = len({word.stem for word in said}) >= _TITLE_NAMED * len(title)
-    return bool(said) and (is_own or is_name or most)
-
-
-def _is_name(word: str, index: Index) -> bool:
-    """Whether a word calls one thing of the library and no other, or none that there is."""
-    telling = word.isalpha() and len(word) > 2
-    return telling and (thesaurus().lemma(word) is None or index.things(word) == 1)

@@ -17,7 +17,7 @@ from ..library.card import ModelCard
 from ..library.store import Store
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
-from .beside import left_out, other_named, styles_named, without
+from .beside import Named, is_style, named_beside, other_named, without
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
 from .intent import Intent, as_written, place_in_list, understand
@@ -63,8 +63,10 @@ class _Asked:
     intent: Intent
     index: Index
     found: Retrieved
+    suiting: np.ndarray
+    """Numbers of the cards of the kinds and the base asked for."""
     allowed: np.ndarray
-    """Numbers of the cards that may be chosen."""
+    """Of these, the ones that may be chosen."""
     by_file: bool
     """Whether these are the ones whose files it names."""
 
@@ -143,9 +145,9 @@ class CheckIn:
         index = self.index(cards)
         names = index.names_written(request)
         intent = as_written(understand(request, now), names)
-        allowed = _allowed(index, kinds, set(filter(None, (base_family, intent.base))))
-        by_file = those_of(named_by_file(request, index), allowed)
-        allowed = by_file if len(by_file) else allowed
+        suiting = _suiting(index, kinds, set(filter(None, (base_family, intent.base))))
+        by_file = those_of(named_by_file(request, index), suiting)
+        allowed = by_file if len(by_file) else suiting
         found = index.search(intent)
         if plain := said_of_the_picture(intent, index, found, near(found, allowed)):
             intent = as_written(understand(request, now, plain), names)
@@ -153,7 +155,7 @@ class CheckIn:
         settled = settle(intent, index, found, near(found, allowed))
         if settled is not intent:
             found = index.search(settled)
-        return _Asked(settled, index, found, allowed, bool(len(by_file)))
+        return _Asked(settled, index, found, suiting, allowed, bool(len(by_file)))
 
     def weigh(
         self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
@@ -244,20 +246,46 @@ class CheckIn:
         if version_missed(intent, choice.card):
             own = choice.card.version
             notices.append(f"Version {intent.version} was asked for; this is {own}.")
-        near = shortlist(intent, asked.index, asked.found, asked.allowed)
-        styles = styles_named(intent, asked.index, asked.found, near, choice.card)
-        cards = [choice.card, *(style.card for style in styles)]
-        if others := left_out(intent, asked.index, near, cards):
-            scored = self.weigh(intent, asked.index, asked.found, others)
-            other = asked.index.cards[group(asked.index, scored)[0].best.number]
-            notices.append(f"{other.title} is named too; load it with a LoRA loader of its own.")
+        beside, unfit = self._beside(asked, choice.card, is_named)
+        cards = [choice.card, *(other.card for other in beside)]
         called = [as_called(intent.request, card, asked.index) for card in cards]
         prompt, _ = rewrite(intent, called, is_named)
         reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
         return Decision(
-            "chosen", intent.request, prompt, reason, choice, styles, tuple(candidates),
-            notices=tuple(notices),
+            "chosen", intent.request, prompt, reason, choice, beside, tuple(candidates),
+            notices=(*notices, *unfit),
         )  # fmt: skip
+
+    def _beside(
+        self, asked: _Asked, choice: ModelCard, is_named: bool
+    ) -> tuple[tuple[Candidate, ...], list[str]]:
+        """What the request names beside the choice, and notices of what of it is for another base.
+
+        Where it does not name the choice, the thing that it names is meant instead of it, and only
+        styles go beside it.
+        """
+        index, beside, unfit = asked.index, [], []
+        for named in named_beside(asked.intent, index, asked.found, choice):
+            best = self._best(asked, named, choice)
+            if best is None:
+                other = index.cards[named.numbers[0]]
+                unfit.append(
+                    f"{other.title} is named too, but it is for {other.base_family}, and "
+                    f"{choice.title} for {choice.base_family}."
+                )
+            elif is_named or is_style(index, best):
+                beside.append(Candidate(index.cards[best], 1.0, (f"says {named.words}",)))
+        return tuple(beside), unfit
+
+    def _best(self, asked: _Asked, named: Named, choice: ModelCard) -> int | None:
+        """Of the versions of what is named beside a choice the one that is meant, for its base."""
+        index, family = asked.index, choice.base_family
+        numbers = those_of(np.array(named.numbers), asked.suiting).tolist()
+        fitting = [n for n in numbers if not family or index.cards[n].suits(family)]
+        if not fitting:
+            return None
+        scored = rerank(asked.intent, index, asked.found, fitting, self._weights)
+        return group(index, scored)[0].best.number
 
     def index(self, cards: Sequence[ModelCard]) -> Index:
         """The library made ready; kept until other cards are given."""
@@ -337,12 +365,12 @@ def _as_offered(word: Word, terms: Set[str]) -> Word:
     return replace(word, text=longer[0], stem=longer[0]) if longer else word
 
 
-def _allowed(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarray:
-    """Numbers of the cards that may be chosen."""
-    allowed = np.isin(index.kinds, list(kinds))
+def _suiting(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarray:
+    """Numbers of the cards of some kinds that may be for all of some base families."""
+    suiting = np.isin(index.kinds, list(kinds))
     for family in families:
-        allowed &= index.suiting(family)
-    return np.flatnonzero(allowed)
+        suiting &= index.suiting(family)
+    return np.flatnonzero(suiting)
 
 
 def _without(asked: _Asked, other: Group) -> _Asked:

@@ -58,8 +58,8 @@ class Decision:
     """The request with the canonical trigger in place; unchanged unless chosen."""
     reason: str
     choice: Candidate | None = None
-    styles: tuple[Candidate, ...] = ()
-    """Up to three further LoRAs that the request names beside its subject."""
+    beside: tuple[Candidate, ...] = ()
+    """Up to four further models that the request names: styles, other things, one base."""
     candidates: tuple[Candidate, ...] = ()
     """What was weighed, best first."""
     options: tuple[Candidate, ...] = ()
@@ -82,8 +82,8 @@ class Decision:
 
     @property
     def chosen(self) -> tuple[Candidate, ...]:
-        """All models to load: the choice first, then the styles."""
-        return ((self.choice,) if self.choice else ()) + self.styles
+        """All models to load, the choice first."""
+        return ((self.choice,) if self.choice else ()) + self.beside
 
     def with_notice(self, *notices: str) -> Decision:
         """The same decision with further notices."""
@@ -101,7 +101,7 @@ class Decision:
             "reason": self.reason,
             "notices": list(self.notices),
             "choice": self.choice.to_json() if self.choice else None,
-            "styles": [style.to_json() for style in self.styles],
+            "beside": [other.to_json() for other in self.beside],
             "candidates": [c.to_json() for c in self.options or self.candidates[:_SHOWN]],
         }
 

@@ -280,7 +280,7 @@ def evidence(
         row = dict.fromkeys(FEATURES, 0.0)
         row["sparse"] = float(found.sparse[number])
         row["dense"] = float(found.dense[number]) if found.dense is not None else 0.0
-        if trigger := _trigger_named(intent.request, card, index):
+        if trigger := trigger_named(intent.request, card, index):
             row["trigger"] = 1.0
             why.append(f"its trigger {trigger} is in the request")
         mass = sum(index.idf(term) for term in title) or 1.0
@@ -364,7 +364,7 @@ def _said(card: ModelCard) -> list[str]:
     return re.findall(r"\w+", f"{card.title} {' '.join(card.tags)} {card.description[:400]}")
 
 
-def _trigger_named(request: str, card: ModelCard, index: Index) -> str | None:
+def trigger_named(request: str, card: ModelCard, index: Index) -> str | None:
     """A trigger that stands in the request, unless it is made of ordinary words alone."""
     return _standing(request, card.triggers[:MAX_TRIGGERS], index)
 

@@ -28,7 +28,7 @@ _MAX_DESCRIPTION = 1000
 _MAX_TRIGGERS = 8
 _MIN_SIMILARITY, _SURE_SIMILARITY = 0.55, 0.7
 _BASE = r"xl|sdxl|pdxl|sd|sd15|sd\d|flux|pony|illustriou?s?|noob|noobai|qwen"
-_EDITION = re.compile(rf"v\d+|lora|model|styl|version|checkpoint|{_BASE}")
+_EDITION = re.compile(rf"v\d+|mk\d*|lora|model|styl|version|checkpoint|{_BASE}")
 _FUZZY_WEIGHT = 0.85
 _BESIDE = 0.6
 """What other words for a word that the library holds itself count beside it."""
@@ -174,6 +174,11 @@ class Index:
             norm = _K1 * (1 - _B + _B * lengths[number] / mean)
             for term, count in counts.items():
                 postings[term].append((number, count * (_K1 + 1) / (count + norm)))
+        titled: defaultdict[str, list[int]] = defaultdict(list)
+        for number in range(len(self.fields)):
+            for term in self.title_words(number):
+                titled[term].append(number)
+        self._titled = {term: np.array(numbers) for term, numbers in titled.items()}
         self._postings = {
             term: (np.array([n for n, _ in found]), np.array([s for _, s in found], np.float32))
             for term, found in postings.items()
@@ -192,6 +197,11 @@ class Index:
     def title_words(self, number: int) -> Set[str]:
         """The stems of a title that name its concept: no version and no base."""
         return {term for term in self.fields[number]["title"] if not is_edition(term)}
+
+    def titled(self, terms: Set[str]) -> np.ndarray:
+        """Numbers of the cards whose titles say one of some terms."""
+        lists = [self._titled[term] for term in sorted(terms) if term in self._titled]
+        return np.unique(np.concatenate(lists)) if lists else np.array([], int)
 
     def names_written(self, text: str) -> list[tuple[int, int]]:
         """Where a text has a Chinese or Japanese name, or a part of one, as a card writes it."""

@@ -139,6 +139,11 @@ def named_by_file(request: str, index: Index) -> np.ndarray:
     return _editions(index).named_by_file(request)
 
 
+def called_by(intent: Intent, index: Index) -> np.ndarray:
+    """Numbers of the cards one of whose triggers stands in a request."""
+    return _editions(index).called_by(intent.request)
+
+
 _EDITIONS: WeakKeyDictionary[Index, _Editions] = WeakKeyDictionary()
 
 

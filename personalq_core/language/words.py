@@ -10,7 +10,8 @@ from functools import lru_cache
 _WORD = re.compile(r"[぀-ヿㇰ-ㇿ]+|[㐀-鿿々]+|[^\W_぀-ヿㇰ-ㇿ㐀-鿿々]+(?:['\u2019][^\W\d_]+)*")
 _CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_EDITION = re.compile(r"[vV]\d+")
+_WHOLE = re.compile(r"[vV]\d+|LoRAs?|LoCon|LoHa|LoKr|LyCORIS")
+"""Looks like several words run together, and is one."""
 _BREAK = re.compile(r"(?<=[^\W_]|\))[\s_]+|\\?([()])")
 
 
@@ -137,7 +138,7 @@ def terms(text: str) -> list[str]:
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
             continue
         found.append(stem(word))
-        parts = [] if _EDITION.fullmatch(word) else _CAMEL.findall(word)
+        parts = [] if _WHOLE.fullmatch(word) else _CAMEL.findall(word)
         if len(parts) > 1:
             found += [stem(part) for part in parts if len(part) > 1]
     return found

@@ -107,7 +107,7 @@ def test_without_a_trigger_the_noun_stays():
 def test_subject_and_style_together():
     decision = decide("Barnaby v2 on a hill, in ink wash style")
     assert decision.choice.card.version == "v2"
-    assert [style.card.title for style in decision.styles] == ["Ink wash style"]
+    assert [style.card.title for style in decision.beside] == ["Ink wash style"]
     assert decision.prompt.count("tdybr2 bear") == decision.prompt.count("nkws style") == 1
 
 
@@ -190,19 +190,20 @@ def test_another_medium_is_not_meant_where_a_style_is_named():
     assert decision.candidates[0].card == plain
 
 
-def test_styles_are_known_by_what_cards_say_and_at_most_three():
+def test_styles_are_known_by_what_cards_say_and_at_most_four():
     styles = [
         card("riso.safetensors", "Risograph posters", "rsg", "Two-colour posters I printed."),
         card("etch.safetensors", "Etching", "etch0", "Old etchings."),
         card("glow.safetensors", "Neon glow", "ngl", "", tags=("style",)),
         card("grain.safetensors", "Film grain", "flmg", "", tags=("style",)),
+        card("weave.safetensors", "Woven yarn", "wvnyrn", "", tags=("style",)),
     ]
-    request = "Barnaby v2 as a risograph poster, etching, neon glow, film grain look"
+    request = "Barnaby v2 as a risograph poster, etching, neon glow, film grain, woven yarn look"
     decision = decide(request, (*LIBRARY, *styles))
     assert decision.choice.card.version == "v2"
-    named = [style.card.title for style in decision.styles]
-    assert named == ["Risograph posters", "Etching", "Neon glow"]
-    for style in decision.styles:
+    named = [style.card.title for style in decision.beside]
+    assert named == ["Risograph posters", "Etching", "Neon glow", "Film grain"]
+    for style in decision.beside:
         assert decision.prompt.count(style.card.triggers[0]) == 1
 
 
@@ -375,7 +376,7 @@ def test_a_style_is_for_the_base_of_the_run_however_the_choice_is_made():
         )
         for decision in decisions:
             assert decision.choice.card == RUSTY
-            assert [style.card for style in decision.styles] == styles
+            assert [style.card for style in decision.beside] == styles
 
 
 def test_a_family_that_only_tensors_tell_suits_its_finer_ones():
@@ -464,24 +465,61 @@ def test_general_tags_name_nothing(tags):
 def test_the_thing_is_chosen_before_the_style_it_is_shown_in(request_):
     decision = decide(request_, OWNED)
     assert decision.choice.card.version == "v12"
-    assert [style.card for style in decision.styles] == [PIXELS]
+    assert [style.card for style in decision.beside] == [PIXELS]
 
 
 def test_a_style_alone_is_chosen_as_ever():
     assert decide("a castle, pixel art", OWNED).choice.card == PIXELS
 
 
-@pytest.mark.parametrize("request_", ["barnaby v3 and milo on the sofa", "milo and my bear v3"])
-def test_a_second_thing_is_told_and_does_not_hide_the_first(request_):
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [("barnaby v3 and milo on the sofa", "br1nby bear and m1lo dog on the sofa"),
+     ("milo and my bear v3", "m1lo dog and br1nby bear"),
+     ("br1nby bear, m1lo dog, v3, 4k", "br1nby bear, m1lo dog, v3, 4k")],
+)  # fmt: skip
+def test_two_things_are_both_chosen_and_each_gets_its_trigger(request_, prompt):
     decision = decide(request_, OWNED)
-    assert (decision.status, decision.choice.card) == ("chosen", MILO)
-    told = "barnaby bear v3 is named too; load it with a LoRA loader of its own."
-    assert decision.notices == (told,)
+    assert {one.card.title for one in decision.chosen} == {"Milo dog", "barnaby bear v3"}
+    assert decision.prompt == prompt
+    assert not decision.notices
 
 
-def test_of_a_second_thing_with_versions_the_newest_is_told():
-    (notice,) = decide("milo and barnaby", OWNED).notices
-    assert notice.startswith("barnaby bear v12 ")
+def test_of_a_second_thing_with_versions_the_newest_is_meant():
+    (other,) = decide("milo and barnaby", OWNED).beside
+    assert other.card.version == "v12"
+    assert other.evidence == ("says barnaby",)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["my newest bear by a dog", "my newest bear in front of a pixel", "my newest bear, dog days",
+     "my newest bear by the old lamp", "my newest bear, my sister's dog"],
+)  # fmt: skip
+def test_what_only_sounds_like_another_model_is_not_loaded(request_):
+    assert decide(request_, OWNED).beside == ()
+
+
+STORYBOOK = card("storybook", "Storybook merge", "", "", kind="checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("request_", "loaded"),
+    [("Barnaby v2 in the storybook merge", [STORYBOOK]),
+     ("Barnaby v2 reading a storybook", [])],
+)  # fmt: skip
+def test_a_base_is_loaded_where_it_is_said_to_be_a_model(request_, loaded):
+    decision = decide(request_, (*LIBRARY, STORYBOOK))
+    assert decision.choice.card.title == "Barnaby v2"
+    assert [other.card for other in decision.beside] == loaded
+
+
+def test_what_is_named_for_another_base_is_told():
+    decision = decide("my bear v3 in pastel style", (*OWNED, PASTEL), base_family="sd15")
+    assert decision.beside == ()
+    assert decision.notices == (
+        "Pastel style is named too, but it is for sdxl, and barnaby bear v3 for sd15.",
+    )
 
 
 def test_the_trigger_of_a_group_that_stands_in_the_request_is_kept():
