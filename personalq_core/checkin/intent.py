@@ -240,7 +240,7 @@ _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 _SCENE = re.compile(
     r"\b(?:on|over|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
     r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
-    r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
+    r"and an?|und eine?[mnr]?|et une?|y una?|that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|“|(?<!\w)\"(?=\S)|在",
     re.I,
 )
