@@ -6,13 +6,15 @@ answer comes back as the `selection` widget of the next run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import TypeVar
 
 from comfy_api.latest import io
 
+from ..personalq_core.checkin.beside import BASES
 from ..personalq_core.checkin.checkin import ASK_ABOVE, CheckIn
-from ..personalq_core.checkin.decision import NONE, Candidate, Decision, parse_selection
+from ..personalq_core.checkin.decision import NONE, Decision, parse_selection
 from ..personalq_core.checkin.llm import LlmCheckIn
 from ..personalq_core.library.card import ModelCard
 from ..personalq_core.models.llm import DEFAULT_SECONDS, LlmSettings
@@ -22,6 +24,7 @@ from .library import LIBRARY
 from .search import found_as
 
 CATEGORY = "PersonalQ"
+_Loaded = TypeVar("_Loaded")
 DECISION = io.Custom("PERSONALQ_DECISION")
 WHEN_UNSURE = ["ask", "best match", "error"]
 CANNOT_WRITE = (
@@ -120,6 +123,12 @@ class CheckInSelector(io.ComfyNode):
                 ),
                 io.Float.Output("strength", display_name="strength"),
                 io.String.Output("text", display_name="text", tooltip="The decision in words."),
+                # Last: links of saved workflows count the outputs.
+                MODEL_NAME.Output(
+                    "diffusion_model_name",
+                    display_name="diffusion_model_name",
+                    tooltip="For a stock diffusion model loader.",
+                ),
             ],
             is_output_node=True,
         )
@@ -211,25 +220,28 @@ def decide_as_told(
 def _output(decision: Decision) -> io.NodeOutput:
     ui = {"personalq": [decision.to_json()]}
     if decision.status == "ask":
-        return io.NodeOutput(*[folders.blocked()] * 7, ui=ui)
+        return io.NodeOutput(*[folders.blocked()] * 8, ui=ui)
     return io.NodeOutput(
         decision,
         decision.prompt,
         decision.trigger,
-        _name_output(decision.choice, "lora"),
-        _name_output(decision.choice, "checkpoint"),
+        _name_output(decision, "lora"),
+        _name_output(decision, "checkpoint"),
         decision.strength,
         decision.reason,
+        _name_output(decision, "diffusion_model"),
         ui=ui,
     )
 
 
-_CALLED = {"lora": "LoRA", "checkpoint": "checkpoint"}
+_CALLED = {"lora": "LoRA", "checkpoint": "checkpoint", "diffusion_model": "diffusion model"}
 
 
-def _name_output(choice: Candidate | None, kind: str) -> object:
-    if choice is not None and choice.card.kind == kind:
-        return folders.host_name(choice.card.name)
+def _name_output(decision: Decision, kind: str) -> object:
+    """The first that was chosen of a kind; a stock loader loads only one."""
+    card = next((c.card for c in decision.chosen if c.card.kind == kind), None)
+    if card is not None:
+        return folders.host_name(card.name)
     return folders.blocked(
         f"Check-in chose no {_CALLED[kind]} for this request, so a stock loader has nothing to "
         "load. Connect Load Selected instead: it passes the model on where nothing was chosen."
@@ -244,13 +256,13 @@ class LoadSelected(io.ComfyNode):
             display_name="Load Selected",
             **found_as("LoRA loader", "apply LoRA", "load checkpoint", "load chosen"),
             category=CATEGORY,
-            description="Loads the checkpoint that Check-in chose and applies the LoRAs it chose. "
-            "Without a choice the inputs pass.",
+            description="Loads the checkpoint or diffusion model that Check-in chose and applies "
+            "the LoRAs it chose. Without a choice the inputs pass.",
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip="The model that the chosen LoRAs are applied to. A chosen checkpoint "
-                    "takes its place.",
+                    "or diffusion model takes its place.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -295,13 +307,16 @@ class LoadSelected(io.ComfyNode):
     ) -> io.NodeOutput:
         told = []
         cards = [candidate.card for candidate in decision.chosen]
-        checkpoint = next((card for card in cards if card.kind == "checkpoint"), None)
-        if checkpoint is not None:
-            model, clip, vae, how = _from_checkpoint(checkpoint, clip, vae)
-            told.append(f"{checkpoint.title}: {how}")
+        base = next((card for card in cards if card.kind in BASES), None)
+        if base is not None and base.kind == "checkpoint":
+            model, clip, vae, how = _from_checkpoint(base, clip, vae)
+            told.append(f"{base.title}: {how}")
+        elif base is not None:
+            model = _from_diffusion_model(base, model)
+            told.append(f"{base.title}: diffusion model loaded; CLIP and VAE pass")
         family = folders.base_family(model)
         for card in (card for card in cards if card.kind == "lora"):
-            _refuse_another_family(card, family, checkpoint)
+            _refuse_another_family(card, family, base)
             path = _path_of(card)
             weight = strength * (1.0 if card.strength is None else card.strength)
             if weight:
@@ -321,17 +336,7 @@ def _from_checkpoint(
     Files of a diffusion model alone are common: the connected CLIP and VAE go on then.
     Raises ValueError where the file is gone or no checkpoint.
     """
-    path = _path_of(card)
-    try:
-        model, own_clip, own_vae = folders.load_checkpoint(path)
-    except folders.OUT_OF_MEMORY:
-        raise  # nothing is wrong with the file, and ComfyUI says what to do
-    except Exception as error:
-        said = str(error).partition("\n")[0].replace(path, card.name)
-        raise ValueError(
-            f"{card.name} cannot be loaded as a checkpoint: {said or type(error).__name__}. "
-            f"Put a sound file in its place, or {CHANGE}."
-        ) from error
+    model, own_clip, own_vae = _loaded(card, folders.load_checkpoint)
     lacking = [name for name, own in (("CLIP", own_clip), ("VAE", own_vae)) if own is None]
     how = "checkpoint loaded"
     if lacking:
@@ -341,10 +346,47 @@ def _from_checkpoint(
     return model, clip, vae, how
 
 
+def _from_diffusion_model(card: ModelCard, connected: object) -> object:
+    """MODEL of a file that holds nothing else.
+
+    Raises ValueError where it is a GGUF file, gone, broken, or for another base than the connected
+    model, whose CLIP and VAE go on.
+    """
+    if card.name.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{card.name} is a GGUF file, which ComfyUI loads through another node: connect "
+            f"diffusion_model_name to a GGUF loader, or {CHANGE}."
+        )
+    model = _loaded(card, folders.load_diffusion_model)
+    wanted, given = folders.base_family(model), folders.base_family(connected)
+    if wanted and given and wanted != given:
+        raise ValueError(
+            f"{card.name} is a diffusion model for {wanted}, but the connected model, whose CLIP "
+            f"and VAE it is to use, is {given}. Connect a {wanted} model with its CLIP and VAE, or "
+            f"{CHANGE}."
+        )
+    return model
+
+
+def _loaded(card: ModelCard, load: Callable[[str], _Loaded]) -> _Loaded:
+    """What ComfyUI makes of a file. Raises ValueError where that is gone or not sound."""
+    path = _path_of(card)
+    try:
+        return load(path)
+    except folders.OUT_OF_MEMORY:
+        raise  # nothing is wrong with the file, and ComfyUI says what to do
+    except Exception as error:
+        said = str(error).partition("\n")[0].replace(path, card.name)
+        raise ValueError(
+            f"{card.name} cannot be loaded as a {_CALLED[card.kind]}: "
+            f"{said or type(error).__name__}. Put a sound file in its place, or {CHANGE}."
+        ) from error
+
+
 def _refuse_another_family(card: ModelCard, family: str | None, under: ModelCard | None) -> None:
     """Raises ValueError for a LoRA of another base than the model it would be applied to.
 
-    `under` is the chosen checkpoint, None where that model is the connected one.
+    `under` is the chosen base, None where that model is the connected one.
     """
     if not family or card.suits(family):
         return

@@ -161,7 +161,7 @@ def check_in_graph(request: str, **properties: object) -> dict[str, Any]:
     outputs = (
         ("decision", "PERSONALQ_DECISION"), ("prompt", "STRING"), ("trigger", "STRING"),
         ("lora_name", "COMBO"), ("checkpoint_name", "COMBO"), ("strength", "FLOAT"),
-        ("text", "STRING"),
+        ("text", "STRING"), ("diffusion_model_name", "COMBO"),
     )  # fmt: skip
     selector = {
         "id": 1, "type": CHECK_IN, "pos": [500, 100], "size": [420, 380], "flags": {}, "order": 0,

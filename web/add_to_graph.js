@@ -5,7 +5,7 @@ import { saveState } from "./panel.js";
 
 const CHECK_IN = "PersonalQCheckInSelector";
 const LOAD = "PersonalQLoadSelected";
-const CHECKPOINT = "CheckpointLoaderSimple";
+const LOADERS = { checkpoint: "CheckpointLoaderSimple", diffusion_model: "UNETLoader" };
 const APART = 60;
 
 /** Let a card be dropped on the canvas while this drag lasts. */
@@ -34,7 +34,7 @@ export function addToGraph(card, place = middle()) {
   graph.beforeChange?.();
   const selector = graph.nodes.find((node) => node.type === CHECK_IN && contains(node, place));
   if (selector) choose(selector, card);
-  else if (card.kind === "checkpoint") addLoader(graph, card, place);
+  else if (card.kind in LOADERS) addLoader(graph, card, place);
   else addSelector(graph, card, place);
   graph.afterChange?.();
   graph.setDirtyCanvas(true, true);
@@ -72,7 +72,7 @@ function addSelector(graph, card, [x, y]) {
 }
 
 function addLoader(graph, card, place) {
-  const node = add(graph, CHECKPOINT, place);
+  const node = add(graph, LOADERS[card.kind], place);
   const names = node.widgets[0].options.values ?? [];
   const name = names.find((listed) => listed.replaceAll("\\", "/") === card.name);
   if (name) set(node, node.widgets[0].name, name);

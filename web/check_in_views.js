@@ -17,7 +17,7 @@ export const VIEWS = {
       ownWords(actions),
     ]),
     alwaysAsk(actions),
-    ...decision.notices.map(note),
+    ...told(decision.notices),
   ],
 
   chosen: (decision, actions) => {
@@ -29,10 +29,10 @@ export const VIEWS = {
           el("div", { class: "title", text: choice.title }),
           facts({ ...choice, trigger: "" }, decision.strength),
           chips(choice, actions))),
-      ...decision.styles.map((style) => el("div", { class: "row" },
-        picture(style),
+      ...decision.beside.map((other) => el("div", { class: "row" },
+        picture(other),
         el("div", { class: "grow" },
-          el("div", { class: "title", text: style.title }), facts(style), evidence(style.evidence)))),
+          el("div", { class: "title", text: other.title }), facts(other), evidence(other.evidence)))),
       evidence(choice.evidence.length ? choice.evidence : ["nearest in meaning"]),
       prompt(decision),
       el("div", { class: "row" },
@@ -40,7 +40,7 @@ export const VIEWS = {
         actions.isAnswered() ? button(t("forget"), actions.forget, { title: t("Decide anew at the next run") }) : null,
         el("span", { class: "grow" }),
         alwaysAsk(actions)),
-      ...decision.notices.map(note),
+      ...told(decision.notices),
     ];
   },
 
@@ -52,7 +52,7 @@ export const VIEWS = {
       nearest.length ? options(nearest, actions, t("Nearest in your library:")) : null,
       prompt(decision),
       actions.isAnswered() ? button(t("change"), () => actions.change(decision)) : null,
-      ...decision.notices.map(note),
+      ...told(decision.notices),
     ];
   },
 
@@ -127,6 +127,8 @@ function alwaysAsk({ isAlways, setAlways }) {
   box.checked = isAlways();
   return el("label", { class: "quiet", title: t("An answer holds for one run only") }, box, t("always ask here"));
 }
+
+const told = (notices) => notices.map((line) => note(reason(line)));
 
 function evidence(lines) {
   if (!lines.length) return null;

@@ -21,7 +21,7 @@ export function checked(decision) {
     reason: text(decision.reason, 1000),
     notices: texts(decision.notices),
     choice,
-    styles: list(decision.styles).map(candidate).filter(Boolean),
+    beside: list(decision.beside).map(candidate).filter(Boolean),
     candidates: list(decision.candidates).map(candidate).filter(Boolean),
   };
 }

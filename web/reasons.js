@@ -19,11 +19,15 @@ const SENTENCES = [
   sentence("says nothing of {words}"),
   sentence("says {words}"),
   sentence("you said not {words}"),
+  sentence("{title} is named too, but it is for {base}, and {choice} for {family}."),
+  sentence("Version {asked} was asked for; this is {own}."),
+  sentence("Several models fit; this is the best match."),
+  sentence("Your saved choice; nothing in the request names it."),
   sentence("{own}, not {wanted}"),
 ];
 
 function sentence(english) {
-  const pattern = english.replace(/[()]/g, "\\$&").replace(/\{(\w+)\}/g, "(?<$1>.+)");
+  const pattern = english.replace(/[().]/g, "\\$&").replace(/\{(\w+)\}/g, "(?<$1>.+)");
   return { english, pattern: new RegExp(`^${pattern}$`, "s") };
 }
 

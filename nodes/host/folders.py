@@ -18,7 +18,11 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ...personalq_core.library.family import normalise_family
 
-FOLDERS = {"lora": "loras", "checkpoint": "checkpoints"}
+FOLDERS = {
+    "lora": "loras",
+    "checkpoint": "checkpoints",
+    "diffusion_model": "diffusion_models",
+}
 """Kind of a model -> what ComfyUI calls its folders."""
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 
@@ -80,6 +84,11 @@ def load_checkpoint(path: str) -> tuple[Any, Any, Any]:
     # Of a file without a VAE, ComfyUI makes one that fails at its first use.
     has_vae = getattr(vae, "first_stage_model", vae) is not None
     return model, clip, vae if has_vae else None
+
+
+def load_diffusion_model(path: str) -> Any:
+    """MODEL as UNETLoader loads it. Raises whatever ComfyUI does with a file that is broken."""
+    return comfy.sd.load_diffusion_model(path)
 
 
 def apply_lora(model: Any, clip: Any, path: str, strength: float) -> tuple[Any, Any]:

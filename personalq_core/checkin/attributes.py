@@ -118,7 +118,12 @@ def indiscriminate(stems: Set[str]) -> set[str]:
 
 def is_manner(term: str) -> bool:
     """Whether a stem says how something is pictured or made: "pencil", "3d", "plush"."""
-    return term in _MADE_AS or any(value.group == "medium" for value in _VALUES.get(term, ()))
+    return term in _MADE_AS or is_medium(term)
+
+
+def is_medium(term: str) -> bool:
+    """Whether a stem says how something is pictured: "pencil", "3d"."""
+    return any(value.group == "medium" for value in _VALUES.get(term, ()))
 
 
 def same_manner(one: str, other: str) -> bool:

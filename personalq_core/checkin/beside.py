@@ -11,13 +11,15 @@ import numpy as np
 from ..language.thesaurus import thesaurus
 from ..language.words import OWNERS, Word, stem, terms
 from ..library.card import ModelCard
-from .attributes import is_manner
+from .attributes import is_manner, is_medium
 from .group import Group
 from .intent import STYLE_WEIGHT, Intent
 from .rerank import trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
 
+BASES = ("checkpoint", "diffusion_model")
+"""Kinds of model that a LoRA is applied to."""
 MAX_BESIDE = 4
 _TITLE_NAMED = 0.6
 """Share of a title that a request has to say, to name a style or another thing."""
@@ -31,8 +33,9 @@ _OF_PICTURES = re.compile(
 )
 _OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
 _BASE_SAID = re.compile(r"\s+(?:merge|checkpoint|model)\b", re.I)
-_BASES = frozenset(map(stem, ("merge", "checkpoint", "model")))
+_BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
 _ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
+_NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
 
@@ -52,14 +55,15 @@ class Named:
 def is_style(index: Index, number: int) -> bool:
     """Whether a card tells how something looks rather than what it is.
 
-    By what it says: the word style itself, a medium ("watercolor") in its title or tags, or a
-    description of pictures ("posters I printed").
+    By what it says: the word style itself, a medium ("watercolor") in its title or tags, what
+    things are made as ("plush") in its title, or a description of pictures ("posters I printed").
     """
     fields = index.fields[number]
     labels = {*fields["title"], *fields["tags"], *fields["triggers"]}
     return (
         stem("style") in labels
-        or any(is_manner(term) for term in (*fields["title"], *fields["tags"]))
+        or any(map(is_manner, fields["title"]))
+        or any(map(is_medium, fields["tags"]))
         or bool(_OF_PICTURES.search(index.cards[number].description[:300]))
     )
 
@@ -110,7 +114,7 @@ def _said(
     rarest = max(title, key=index.idf, default="")
     least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
     most = _says_most(said, title, least)
-    if card.kind == "checkpoint":
+    if card.kind in BASES:
         is_meant = most and choice.kind == "lora" and _is_base(intent, named)
     elif is_style(index, number) or in_manner:
         is_meant = most
@@ -137,7 +141,7 @@ def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
 def _is_base(intent: Intent, named: Sequence[_Left]) -> bool:
     """Whether what is named is said to be a model: "in the storybook merge"."""
     rest = intent.request[named[-1][1].end :]
-    return any(term in _BASES for term, _, _ in named) or bool(_BASE_SAID.match(rest))
+    return any(term in _BASE_WORDS for term, _, _ in named) or bool(_BASE_SAID.match(rest))
 
 
 def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) -> bool:
@@ -154,14 +158,17 @@ def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) 
 
 
 def _is_name(word: Word, index: Index, number: int) -> bool:
-    """Whether a word is none of the language, or begins a title of two and calls nothing else:
-    "milo" of "milo dog"."""
+    """Whether a word is none of the language, or begins a title "Mittens the cat", or one of two
+    words, "milo dog", and calls nothing else."""
     if not word.text.isalpha() or len(word.text) < 3:
         return False
     if thesaurus().lemma(word.text) is None:
         return True
     title = [term for term in index.fields[number]["title"] if not is_edition(term)]
-    return title[0] == word.stem and len(title) <= 2 and index.things(word.text) == 1
+    if not title or title[0] != word.stem:
+        return False
+    is_told = _NAMED_THE.match(index.cards[number].title)
+    return bool(is_told) or (len(title) <= 2 and index.things(word.text) == 1)
 
 
 def other_named(

@@ -17,7 +17,7 @@ from ..library.card import ModelCard
 from ..library.store import Store
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
-from .beside import Named, is_style, named_beside, other_named, without
+from .beside import BASES, Named, is_style, named_beside, other_named, without
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
 from .intent import Intent, as_written, place_in_list, understand
@@ -48,7 +48,7 @@ _OFFERED = 0.5
 """What is offered beside it is at least this share as likely."""
 _ABSTAIN_BELOW = 0.42
 """A little below even: who asks for a model mostly has it."""
-KINDS = ("lora", "checkpoint")
+KINDS = ("lora", *BASES)
 _NONE_OF_THEM = re.compile(
     r"(?:none|neither|nothing|ningun[oa]|keine[rs]?|nichts|aucune?|rien|都不是|没有|どれでもない)"
     r"(?:\s+(?:of (?:these|them)|davon|de (?:estos|ellos)|d['\u2019]entre eux))?[.!]?",

@@ -306,7 +306,7 @@ def evidence(
         row["author"] = _author(intent, card, why)
         row["base"] = _base(intent, card, own, why)
         if intent.kind:
-            row["kind"] = 1.0 if card.kind == intent.kind else -1.0
+            row["kind"] = 1.0 if (card.kind == "lora") == (intent.kind == "lora") else -1.0
         row["agreement"], row["conflict"] = (
             agreements[place].agreeing,
             agreements[place].conflicting,

@@ -20,7 +20,7 @@ from ..language.words import (
     words,
 )
 from ..library.card import ModelCard
-from .intent import PROTECTED, QUOTED, STYLE_WEIGHT, Intent
+from .intent import PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _REST_OF_NAME = re.compile(
@@ -64,8 +64,8 @@ def rewrite(
         if _place_of(_apply(request, replaced, leaving)[0], card.triggers[0]):
             continue  # its words come together where others leave: "tdybr4 newest bear"
         taken = [*there, *quoted, *replaced]
-        # Words of a manner name a style, but never the thing itself.
-        least = STYLE_WEIGHT if card is not cards[0] else 1.0 if is_named else math.inf
+        # Words of a manner or a place name a style or another thing, but never the thing itself.
+        least = SCENE_WEIGHT if card is not cards[0] else 1.0 if is_named else math.inf
         span = _spelled_span(intent, card, least) or _named_span(intent, card, taken, least)
         trigger = _escaped(card.triggers[0])
         if span is None or _overlaps(span, taken):
@@ -235,7 +235,8 @@ def _named_span(
         return (*told, -run[0].start)
 
     best = max(runs, key=strength)
-    if not any(word.stem in own for word in best) and best is not runs[0]:
+    is_said = any(word.stem in own for word in best)
+    if not is_said and (best is not runs[0] or least < 1):  # only the thing may be called otherwise
         return None
     if best is not runs[0] and strength(best)[1] == 0 and _is_worn(intent, best):
         best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept

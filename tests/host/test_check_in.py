@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from miniature.assemble import assemble
@@ -289,6 +290,47 @@ def test_a_style_is_applied_on_top_of_a_chosen_checkpoint(comfy, fine_tuned):
     assert pixels(seen) == pixels(picture(comfy, expected)[1])
 
 
+def test_two_things_of_one_request_are_both_loaded(comfy, miniature):
+    run, seen = picture(comfy, selected("Barnaby v4 and Bolt at night"))
+    prompt = run.ui("personalq")[0]["prompt"]
+    assert prompt == "brnbyvfour bear and bltrbt robot at night"
+    assert run.ui("text") == ["barnaby v4: strength 1", "Bolt the robot: strength 1"]
+    wanted = by_hand("miniature", prompt, lora="barnaby_v4", cut=True)
+    wanted["second"] = {**wanted["lora"], "inputs": {**wanted["lora"]["inputs"], **{
+        "model": ["lora", 0], "clip": ["lora", 1], "lora_name": "bolt.safetensors",
+    }}}  # fmt: skip
+    wanted |= drawing(["second", 0], ["second", 1], ["base", 2], prompt)
+    assert pixels(seen) == pixels(picture(comfy, wanted)[1])
+
+
+@pytest.fixture
+def bare(fine_tuned: Path) -> str:
+    """The name of a file in diffusion_models: a fine-tuned checkpoint without CLIP and VAE."""
+    boat, inside = fine_tuned / "checkpoints" / "captains_boat.safetensors", "model.diffusion_model."
+    with safe_open(boat, "pt") as file:
+        unet = {name.removeprefix(inside): file.get_tensor(name)
+                for name in file.keys() if name.startswith(inside)}  # fmt: skip
+        save_file(unet, fine_tuned / "diffusion_models" / "boat_unet.safetensors", file.metadata())
+    boat.unlink()
+    return "boat_unet.safetensors"
+
+
+def test_a_chosen_diffusion_model_takes_the_place_of_the_model_alone(comfy, bare):
+    drawn = selected("the captain's boat in workshop blueprint style")
+    drawn["unet"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 7]}}
+    run, seen = picture(comfy, drawn)
+    assert set(run.ui("text")) == {
+        "Captain's boat: diffusion model loaded; CLIP and VAE pass", bare,
+        "Workshop blueprint: strength 1",
+    }  # fmt: skip
+    prompt = run.ui("personalq")[0]["prompt"]
+    wanted = by_hand("miniature", prompt, lora="workshop_blueprint", cut=True)
+    unet = {"unet_name": bare, "weight_dtype": "default"}
+    wanted["unet"] = {"class_type": "UNETLoader", "inputs": unet}
+    wanted["lora"]["inputs"]["model"] = ["unet", 0]
+    assert pixels(seen) == pixels(picture(comfy, wanted)[1])
+
+
 @pytest.mark.parametrize("vae_input, vae", [(True, ("load", 2)), (False, ("base", 2))])
 def test_a_chosen_lora_is_applied_to_the_inputs(comfy, fine_tuned, vae_input, vae):
     """The second is how workflows were saved before there was a VAE."""
@@ -335,7 +377,9 @@ def test_a_vae_that_is_nowhere_stops_only_what_wants_it(comfy, fine_tuned):
     assert not heard(comfy, selected(request, False, ("base", 2)))
 
 
-@pytest.mark.parametrize("output, called", [(3, "LoRA"), (4, "checkpoint")])
+@pytest.mark.parametrize(
+    "output, called", [(3, "LoRA"), (4, "checkpoint"), (7, "diffusion model")]
+)
 def test_a_stock_loader_without_a_choice_is_told_of_load_selected(comfy, bears, output, called):
     unfit = graph(selection="none")
     unfit["2"]["inputs"]["source"] = ["1", output]
@@ -368,8 +412,8 @@ def nodes(pack):
 
 
 def chosen(*cards):
-    choice, *styles = (Candidate(card, 1.0) for card in cards)
-    return Decision("chosen", "a boat", "a boat", "", choice, tuple(styles))
+    choice, *beside = (Candidate(card, 1.0) for card in cards)
+    return Decision("chosen", "a boat", "a boat", "", choice, tuple(beside))
 
 
 def card(kind, name, base_family):
@@ -383,12 +427,33 @@ def test_a_file_that_went_after_the_choice_is_named(nodes, monkeypatch, kind, fo
         nodes.LoadSelected.execute(None, None, chosen(card(kind, "gone.safetensors", None)), 1.0)
 
 
-def test_a_lora_for_another_base_than_the_chosen_checkpoint_is_refused(nodes, monkeypatch):
-    class SDXL:
-        pass
+def of_family(name):
+    """As much of a MODEL as tells its family."""
+    config = type(name, (), {})()
+    return types.SimpleNamespace(model=types.SimpleNamespace(model_config=config))
 
-    inner = types.SimpleNamespace(model_config=SDXL())
-    loaded = (types.SimpleNamespace(model=inner), "clip", "vae")
+
+def test_a_diffusion_model_that_cannot_be_loaded_is_refused_in_words(nodes, monkeypatch):
+    def load(path):
+        raise RuntimeError(f"Could not detect model type of: {path}")
+
+    monkeypatch.setattr(nodes.folders, "full_path", lambda kind, name: f"/secret/{name}")
+    monkeypatch.setattr(nodes.folders, "load_diffusion_model", lambda path: of_family("SDXL"))
+    for name, message in (
+        ("boat.gguf", "boat.gguf is a GGUF file, .* connect diffusion_model_name to a GGUF loader"),
+        ("boat", "boat is a diffusion model for sdxl, but the connected model, .* is sd15"),
+    ):
+        decision = chosen(card("diffusion_model", name, None))
+        with pytest.raises(ValueError, match=message):
+            nodes.LoadSelected.execute(of_family("SD15"), None, decision, 1.0)
+    monkeypatch.setattr(nodes.folders, "load_diffusion_model", load)
+    with pytest.raises(ValueError, match="boat cannot be loaded as a diffusion model") as caught:
+        nodes.LoadSelected.execute(None, None, decision, 1.0)
+    assert "/secret" not in str(caught.value)
+
+
+def test_a_lora_for_another_base_than_the_chosen_checkpoint_is_refused(nodes, monkeypatch):
+    loaded = (of_family("SDXL"), "clip", "vae")
     monkeypatch.setattr(nodes.folders, "full_path", lambda kind, name: name)
     monkeypatch.setattr(nodes.folders, "load_checkpoint", lambda path: loaded)
     decision = chosen(card("checkpoint", "boat", None), card("lora", "ink", "sd15"))
