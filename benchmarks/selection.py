@@ -10,11 +10,11 @@ nearest all the same, and counts in top1); after_answer is the choice after the 
 abstain_auroc ranks requests with an answer above those without; false_select is the share of
 requests without an answer for which something is chosen; beside is the share of requests which
 name a second model (a style, another thing, a base) for the base of the one chosen, in which it is
-chosen too, beside_wrong the share of all choices in which more is chosen than named. Peers neither ask nor abstain: they are
-given the relative margin of their two best scores and the threshold that asks at most one clear
-request in ten *on these very cases*, which favours them. `--cross-validate` learns our weights anew
-for each fifth of the families, from the other four and from the requests of other repositories
-that `--also` names.
+chosen too, beside_wrong the share of all choices in which more is chosen than named. Peers neither
+ask nor abstain: they are given the relative margin of their two best scores and the threshold that
+asks at most one clear request in ten *on these very cases*, which favours them. `--cross-validate`
+learns our weights anew for each fifth of the families, from the other four and from the requests of
+other repositories that `--also` names.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ NODE_STATES = {
     "check_in_asks": "Several models fit: Check-in asks",
     "check_in_far": "The same at half size, as in a large graph",
     "check_in_chose": "Chosen, why, and the prompt with its change",
-    "check_in_style": "A subject and a style",
+    "check_in_beside": "Two things and a style",
     "check_in_answered": "An answer, to be changed or forgotten",
     "check_in_none": "None of these",
     "check_in_nothing_fits": "Nothing fits: the nearest three and what they lack",
@@ -206,7 +206,7 @@ def check_in_states(look: Look) -> None:
     gone = "lora:gone.safetensors#0123456789"
     for name, request, selection in (
         ("chose", "my newest bear on the beach", ""),
-        ("style", "my newest bear on the beach, workshop blueprint style", ""),
+        ("beside", "my newest bear and Bolt on the beach, workshop blueprint style", ""),
         ("none", "Barnaby the bear", "none"),
         ("nothing_fits", "a steam locomotive crossing a viaduct", ""),
         ("error", "Barnaby the bear", gone),

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from ..language.thesaurus import thesaurus
 from ..language.translate import language, translate
-from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, words
+from ..language.words import DETERMINERS, FUNCTION_WORDS, WORN, Word, fold, stem, words
 from ..library.family import normalise_family
 from ..library.ordinary import is_general_tag
 from .attributes import is_manner
@@ -240,7 +240,7 @@ _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 _SCENE = re.compile(
     r"\b(?:on|over|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
     r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
-    r"and an?|und eine?[mnr]?|et une?|y una?|that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
+    r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
     r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|“|(?<!\w)\"(?=\S)|在",
     re.I,
 )
@@ -270,6 +270,9 @@ _EVENT_ENDS = re.compile(
     r"|(?<!['\u2019])\b(?:in|on|at|with|near|under|beside|mit|auf|im|am|con|en|avec|dans|sur)\b",
     re.I,
 )
+_AND_A = re.compile(r"\b(?:and an?|und eine?[mnr]?|et une?|y una?)\b", re.I)
+"""Begins what else is in the picture: "my bear and a dog", but not "with a hat and a scarf"."""
+_WORN = re.compile(rf"\b(?:{'|'.join(sorted(WORN))})\b", re.I)
 _NAMED_NO = re.compile(r"\b[A-Z]\w*\s+(?P<no>no)\s+(?=[A-Z])")
 """A name in Japanese: "Ni no Kuni"."""
 _MODEL_WORD = re.compile(r"(?<=\w )(?:models?|versions?)\b", re.I)
@@ -589,7 +592,8 @@ def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
     are named after the thing, which begins at `named`."""
     spans = []
     end = style = 0  # the next ones
-    for found in _SCENE.finditer(text):
+    begins = [*_SCENE.finditer(text), *_AND_A.finditer(text, 0, _next(_WORN, text, 0))]
+    for found in sorted(begins, key=re.Match.start):
         end = end if found.end() <= end else _next(_SCENE_ENDS, text, found.end())
         style = style if found.end() <= style else _next(_STYLE, text, found.end())
         if named < found.start() and end <= style:

@@ -87,7 +87,7 @@ def test_hostile_workflow_is_only_text(litegraph: Page):
     }  # fmt: skip
     for kept in (
         {"status": "ask", "question": evil, "candidates": [candidate] * 20, "notices": evil},
-        {"status": "chosen", "choice": candidate, "prompt": evil, "strength": evil, "styles": {}},
+        {"status": "chosen", "choice": candidate, "prompt": evil, "strength": evil, "beside": {}},
         {"status": "none", "candidates": None, "reason": {"toString": 1}},
         {"status": "__proto__"},
         "text",

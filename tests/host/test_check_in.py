@@ -296,9 +296,9 @@ def test_two_things_of_one_request_are_both_loaded(comfy, miniature):
     assert prompt == "brnbyvfour bear and bltrbt robot at night"
     assert run.ui("text") == ["barnaby v4: strength 1", "Bolt the robot: strength 1"]
     wanted = by_hand("miniature", prompt, lora="barnaby_v4", cut=True)
-    wanted["second"] = {**wanted["lora"], "inputs": {**wanted["lora"]["inputs"], **{
-        "model": ["lora", 0], "clip": ["lora", 1], "lora_name": "bolt.safetensors",
-    }}}  # fmt: skip
+    wanted["second"] = {**wanted["lora"], "inputs": {**wanted["lora"]["inputs"],
+        "model": ["lora", 0], "clip": ["lora", 1], "lora_name": "bolt.safetensors"
+    }}  # fmt: skip
     wanted |= drawing(["second", 0], ["second", 1], ["base", 2], prompt)
     assert pixels(seen) == pixels(picture(comfy, wanted)[1])
 
@@ -306,11 +306,13 @@ def test_two_things_of_one_request_are_both_loaded(comfy, miniature):
 @pytest.fixture
 def bare(fine_tuned: Path) -> str:
     """The name of a file in diffusion_models: a fine-tuned checkpoint without CLIP and VAE."""
-    boat, inside = fine_tuned / "checkpoints" / "captains_boat.safetensors", "model.diffusion_model."
+    boat = fine_tuned / "checkpoints" / "captains_boat.safetensors"
+    inside = "model.diffusion_model."
     with safe_open(boat, "pt") as file:
-        unet = {name.removeprefix(inside): file.get_tensor(name)
-                for name in file.keys() if name.startswith(inside)}  # fmt: skip
-        save_file(unet, fine_tuned / "diffusion_models" / "boat_unet.safetensors", file.metadata())
+        header = file.metadata()
+    unet = {name.removeprefix(inside): tensor for name, tensor in load_file(boat).items()
+            if name.startswith(inside)}  # fmt: skip
+    save_file(unet, fine_tuned / "diffusion_models" / "boat_unet.safetensors", header)
     boat.unlink()
     return "boat_unet.safetensors"
 

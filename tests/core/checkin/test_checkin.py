@@ -500,6 +500,13 @@ def test_what_only_sounds_like_another_model_is_not_loaded(request_):
     assert decide(request_, OWNED).beside == ()
 
 
+def test_a_dog_is_any_dog_but_what_the_thing_wears_tells_it():
+    for request in ("my newest bear and a dog", "a dog by my newest bear"):
+        decision = decide(request, OWNED)
+        assert [one.card for one in decision.chosen] == [TWELVE[-1]]
+    assert decide("Barnaby with a ball and a blue scarf").choice.card.version == "v4"
+
+
 STORYBOOK = card("storybook", "Storybook merge", "", "", kind="checkpoint")
 
 
