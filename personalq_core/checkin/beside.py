@@ -83,15 +83,15 @@ def named_beside(
     ]
     numbers = np.union1d(index.titled({term for term, _, _ in left}), called_by(intent, index))
     cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
-    said = [(n, terms) for n in cards if (terms := _said(intent, index, n, choice, left))]
+    said = [(n, calling) for n in cards if (calling := _said(intent, index, n, choice, left))]
     said.sort(key=lambda entry: -sum(map(index.idf, entry[1])))
     named: list[Named] = []
     taken: set[str] = set()
-    for _, terms in said:
-        if not taken & terms:
-            taken |= terms
-            alike = tuple(n for n, others in said if others == terms)
-            words = [word for term, word, _ in left if term in terms]
+    for _, calling in said:
+        if not taken & calling:
+            taken |= calling
+            alike = tuple(n for n, others in said if others == calling)
+            words = [word for term, word, _ in left if term in calling]
             named.append(Named(alike, ", ".join(w.text for w in words), words[0].start))
     return sorted(named, key=lambda entry: entry.place)[:MAX_BESIDE]
 
@@ -105,6 +105,8 @@ def _said(
 ) -> frozenset[str]:
     """The terms by which a request names a card; none where it does not."""
     card, title = index.cards[number], index.title_words(number)
+    if card.kind in BASES and choice.kind in BASES:
+        return frozenset()
     if trigger := trigger_named(intent.request, card, index):
         called = frozenset(terms(trigger))
         return frozenset(term for term, _, _ in left if term in title | called)
@@ -115,7 +117,7 @@ def _said(
     least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
     most = _says_most(said, title, least)
     if card.kind in BASES:
-        is_meant = most and choice.kind == "lora" and _is_base(intent, named)
+        is_meant = most and _is_base(intent, named)
     elif is_style(index, number) or in_manner:
         is_meant = most
     else:
@@ -197,6 +199,6 @@ def _is_thing_said(intent: Intent, index: Index, number: int, words: Sequence[Wo
     return most or (bool(said) and _is_called(intent, index, number, said))
 
 
-def without(intent: Intent, terms: Set[str]) -> Intent:
+def without(intent: Intent, unsaid: Set[str]) -> Intent:
     """A request as if it did not say some terms."""
-    return intent.with_words((w, weight) for w, weight in intent.weighed() if w.stem not in terms)
+    return intent.with_words((w, weight) for w, weight in intent.weighed() if w.stem not in unsaid)

@@ -63,6 +63,8 @@ class _Asked:
     intent: Intent
     index: Index
     found: Retrieved
+    base: str | None
+    """Base family of the connected model, else the one asked for."""
     suiting: np.ndarray
     """Numbers of the cards of the kinds and the base asked for."""
     allowed: np.ndarray
@@ -155,7 +157,8 @@ class CheckIn:
         settled = settle(intent, index, found, near(found, allowed))
         if settled is not intent:
             found = index.search(settled)
-        return _Asked(settled, index, found, suiting, allowed, bool(len(by_file)))
+        base = base_family or intent.base
+        return _Asked(settled, index, found, base, suiting, allowed, bool(len(by_file)))
 
     def weigh(
         self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
@@ -265,27 +268,32 @@ class CheckIn:
         styles go beside it.
         """
         index, beside, unfit = asked.index, [], []
+        family = choice.base_family or asked.base
         for named in named_beside(asked.intent, index, asked.found, choice):
-            best = self._best(asked, named, choice)
+            best = self._best(asked, named, family)
             if best is None:
                 other = index.cards[named.numbers[0]]
                 unfit.append(
                     f"{other.title} is named too, but it is for {other.base_family}, and "
-                    f"{choice.title} for {choice.base_family}."
+                    f"{choice.title} for {family}."
                 )
-            elif is_named or is_style(index, best):
-                beside.append(Candidate(index.cards[best], 1.0, (f"says {named.words}",)))
+                continue
+            card = index.cards[best]
+            if card.kind in BASES and any(one.card.kind in BASES for one in beside):
+                continue
+            if is_named or card.kind in BASES or is_style(index, best):
+                beside.append(Candidate(card, 1.0, (f"says {named.words}",)))
+                family = family or card.base_family
         return tuple(beside), unfit
 
-    def _best(self, asked: _Asked, named: Named, choice: ModelCard) -> int | None:
-        """Of the versions of what is named beside a choice the one that is meant, for its base."""
-        index, family = asked.index, choice.base_family
+    def _best(self, asked: _Asked, named: Named, family: str | None) -> int | None:
+        """Of the versions of what is named the one that is meant; None where none is for a base."""
         numbers = those_of(np.array(named.numbers), asked.suiting).tolist()
-        fitting = [n for n in numbers if not family or index.cards[n].suits(family)]
+        fitting = [n for n in numbers if not family or asked.index.cards[n].suits(family)]
         if not fitting:
             return None
-        scored = rerank(asked.intent, index, asked.found, fitting, self._weights)
-        return group(index, scored)[0].best.number
+        scored = rerank(asked.intent, asked.index, asked.found, fitting, self._weights)
+        return group(asked.index, scored)[0].best.number
 
     def index(self, cards: Sequence[ModelCard]) -> Index:
         """The library made ready; kept until other cards are given."""

@@ -521,6 +521,25 @@ def test_a_base_is_loaded_where_it_is_said_to_be_a_model(request_, loaded):
     assert [other.card for other in decision.beside] == loaded
 
 
+def test_of_two_bases_the_first_is_loaded_and_none_beside_a_base():
+    noir = card("noir", "Noir merge", "", "", kind="checkpoint")
+    boat = card("boat", "Captain's boat", "cptnsbt boat", "", kind="checkpoint")
+    cards = (*LIBRARY, STORYBOOK, noir, boat)
+    request = "Barnaby v2 in the storybook merge or the noir merge"
+    assert [other.card for other in decide(request, cards).beside] == [STORYBOOK]
+    assert decide("the captain's boat in the storybook merge", cards).beside == ()
+
+
+def test_all_that_is_loaded_is_for_one_base():
+    anything = card("any", "Rusty", "rst fox", "Rusty the fox.", base_family=None)
+    cards = (anything, *LIBRARY, PASTEL)
+    decision = decide("Rusty and Barnaby v2 in pastel style", cards)
+    families = {one.card.base_family for one in decision.chosen} - {None}
+    assert len(decision.chosen) == 2 and len(families) == 1 and len(decision.notices) == 1
+    (notice,) = decide("Rusty in pastel style", cards, base_family="sd15").notices
+    assert notice == "Pastel style is named too, but it is for sdxl, and Rusty for sd15."
+
+
 def test_what_is_named_for_another_base_is_told():
     decision = decide("my bear v3 in pastel style", (*OWNED, PASTEL), base_family="sd15")
     assert decision.beside == ()
