@@ -26,7 +26,7 @@ _TITLE_NAMED = 0.6
 _STYLE_NAMED = 0.5
 """The same where it says that it is a manner: "in ghibli style"."""
 _LOOKED_AT = 64
-"""Of the cards whose titles say a word, the nearest to the request."""
+"""Of the cards that are called by a word of the request, the nearest to it."""
 _OF_PICTURES = re.compile(
     r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
     re.I,
@@ -81,7 +81,7 @@ def named_beside(
         for word, weight in intent.weighed()
         if (term := read.get(word.stem, word.stem)) not in own
     ]
-    numbers = np.union1d(index.titled({term for term, _, _ in left}), called_by(intent, index))
+    numbers = np.union1d(index.called({term for term, _, _ in left}), called_by(intent, index))
     cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
     said = [(n, calling) for n in cards if (calling := _said(intent, index, n, choice, left))]
     said.sort(key=lambda entry: -sum(map(index.idf, entry[1])))
@@ -112,7 +112,7 @@ def _said(
         return frozenset(term for term, _, _ in left if term in title | called)
     named = [(term, word, weight) for term, word, weight in left if term in title]
     said = frozenset(term for term, _, _ in named)
-    in_manner = all(weight == STYLE_WEIGHT for _, _, weight in named)
+    in_manner = bool(named) and all(weight == STYLE_WEIGHT for _, _, weight in named)
     rarest = max(title, key=index.idf, default="")
     least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
     most = _says_most(said, title, least)
@@ -120,12 +120,24 @@ def _said(
         is_meant = most and _is_base(intent, named)
     elif is_style(index, number) or in_manner:
         is_meant = most
+    elif title & index.words_of(index.number_of[choice.id]):
+        is_meant = False  # another version of what is chosen
     else:
-        is_new = not title & index.words_of(index.number_of[choice.id])
         things = [word for _, word, weight in named if weight >= 1 or (most and len(said) > 1)]
         is_called = most or _is_called(intent, index, number, things)
-        is_meant = is_new and bool(things) and is_called and not _is_any(intent, things)
+        is_meant = bool(things) and is_called and not _is_any(intent, things)
+        said |= _owned(intent, left) & index.called_words(number)
+        is_meant = is_meant or bool(said - title)
     return said if is_meant else frozenset()
+
+
+def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:
+    """The terms that are said to be the user's own: "my newest bear"."""
+    return frozenset(
+        term
+        for term, word, weight in left
+        if weight >= 1 and _OWN.search(intent.request[: word.start])
+    )
 
 
 def _is_any(intent: Intent, things: Sequence[Word]) -> bool:

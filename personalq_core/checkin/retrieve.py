@@ -174,11 +174,11 @@ class Index:
             norm = _K1 * (1 - _B + _B * lengths[number] / mean)
             for term, count in counts.items():
                 postings[term].append((number, count * (_K1 + 1) / (count + norm)))
-        titled: defaultdict[str, list[int]] = defaultdict(list)
+        called: defaultdict[str, list[int]] = defaultdict(list)
         for number in range(len(self.fields)):
-            for term in self.title_words(number):
-                titled[term].append(number)
-        self._titled = {term: np.array(numbers) for term, numbers in titled.items()}
+            for term in self.called_words(number):
+                called[term].append(number)
+        self._called = {term: np.array(numbers) for term, numbers in called.items()}
         self._postings = {
             term: (np.array([n for n, _ in found]), np.array([s for _, s in found], np.float32))
             for term, found in postings.items()
@@ -198,9 +198,13 @@ class Index:
         """The stems of a title that name its concept: no version and no base."""
         return {term for term in self.fields[number]["title"] if not is_edition(term)}
 
-    def titled(self, terms: Set[str]) -> np.ndarray:
-        """Numbers of the cards whose titles say one of some terms."""
-        lists = [self._titled[term] for term in sorted(terms) if term in self._titled]
+    def called_words(self, number: int) -> Set[str]:
+        """The stems by which a card is called: those of its title and its triggers."""
+        return self.title_words(number) | set(self.fields[number]["triggers"])
+
+    def called(self, terms: Set[str]) -> np.ndarray:
+        """Numbers of the cards that are called by one of some terms."""
+        lists = [self._called[term] for term in sorted(terms) if term in self._called]
         return np.unique(np.concatenate(lists)) if lists else np.array([], int)
 
     def names_written(self, text: str) -> list[tuple[int, int]]:

@@ -491,6 +491,12 @@ def test_of_a_second_thing_with_versions_the_newest_is_meant():
     assert other.evidence == ("says barnaby",)
 
 
+def test_an_own_second_thing_may_be_called_by_its_trigger_alone():
+    decision = decide("my newest bear and milo", (*LIBRARY, MILO))
+    assert {one.card for one in decision.chosen} == {BEARS[3], MILO}
+    assert decision.prompt == "tdybr4 bear and m1lo dog"
+
+
 @pytest.mark.parametrize(
     "request_",
     ["my newest bear by a dog", "my newest bear in front of a pixel", "my newest bear, dog days",
