@@ -109,7 +109,7 @@ def _check_in(options: argparse.Namespace) -> int:
         _print_json({**answer, "notices": [*answer["notices"], *notices]})
     else:
         _print_decision(decision)
-        for line in notices:
+        for line in (*decision.notices, *notices):
             print(f"note: {line}", file=sys.stderr)
     return 0
 

@@ -20,6 +20,7 @@ const SENTENCES = [
   sentence("says {words}"),
   sentence("you said not {words}"),
   sentence("{title} is named too, but it is for {base}, and {choice} for {family}."),
+  sentence("{count} models fit {words}; this is {title}."),
   sentence("Version {asked} was asked for; this is {own}."),
   sentence("Several models fit; this is the best match."),
   sentence("Your saved choice; nothing in the request names it."),

@@ -197,18 +197,19 @@ def other_named(
     not_the_thing = is_style(index, best) or (bool(said) and _is_any(intent, said))
     if not (not_the_thing or in_doubt):
         return None
-    left = [w for w, weight in intent.weighed() if weight >= 1 and w.stem not in own]
+    left = [(w.stem, w, wt) for w, wt in intent.weighed() if wt >= 1 and w.stem not in own]
     things = (g for g in groups[1:] if not is_style(index, g.best.number))
     other = next((g for g in things if _is_thing_said(intent, index, g.best.number, left)), None)
     return groups[0] if other and not_the_thing else other
 
 
-def _is_thing_said(intent: Intent, index: Index, number: int, words: Sequence[Word]) -> bool:
-    """Whether some words say most of a title, or call the thing."""
+def _is_thing_said(intent: Intent, index: Index, number: int, left: Sequence[_Left]) -> bool:
+    """Whether what is left says most of a title, or calls the thing."""
     title = index.title_words(number)
-    said = [word for word in words if word.stem in title]
+    said = [word for term, word, _ in left if term in title]
     most = _says_most({word.stem for word in said}, title, _TITLE_NAMED)
-    return most or (bool(said) and _is_called(intent, index, number, said))
+    is_owned = bool(_owned(intent, left) & index.called_words(number))
+    return most or is_owned or (bool(said) and _is_called(intent, index, number, said))
 
 
 def without(intent: Intent, unsaid: Set[str]) -> Intent:

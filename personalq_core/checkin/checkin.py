@@ -249,51 +249,61 @@ class CheckIn:
         if version_missed(intent, choice.card):
             own = choice.card.version
             notices.append(f"Version {intent.version} was asked for; this is {own}.")
-        beside, unfit = self._beside(asked, choice.card, is_named)
+        beside, told = self._beside(asked, choice.card, is_named)
         cards = [choice.card, *(other.card for other in beside)]
         called = [as_called(intent.request, card, asked.index) for card in cards]
         prompt, _ = rewrite(intent, called, is_named)
         reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
         return Decision(
             "chosen", intent.request, prompt, reason, choice, beside, tuple(candidates),
-            notices=(*notices, *unfit),
+            notices=(*notices, *told),
         )  # fmt: skip
 
     def _beside(
         self, asked: _Asked, choice: ModelCard, is_named: bool
     ) -> tuple[tuple[Candidate, ...], list[str]]:
-        """What the request names beside the choice, and notices of what of it is for another base.
+        """What the request names beside the choice, and notices of what of it is in doubt or for
+        another base.
 
         Where it does not name the choice, the thing that it names is meant instead of it, and only
         styles go beside it.
         """
-        index, beside, unfit = asked.index, [], []
+        index, beside, told = asked.index, [], []
         family = choice.base_family or asked.base
+        own = index.called_words(index.number_of[choice.id])
+        rest = replace(asked, intent=without(asked.intent, own))  # the choice left unsaid
         for named in named_beside(asked.intent, index, asked.found, choice):
-            best = self._best(asked, named, family)
-            if best is None:
+            meant = self._meant_by(rest, named, family)
+            if not meant:
                 other = index.cards[named.numbers[0]]
-                unfit.append(
+                told.append(
                     f"{other.title} is named too, but it is for {other.base_family}, and "
                     f"{choice.title} for {family}."
                 )
                 continue
-            card = index.cards[best]
+            card = index.cards[meant[0]]
             if card.kind in BASES and any(one.card.kind in BASES for one in beside):
                 continue
-            if is_named or card.kind in BASES or is_style(index, best):
+            if is_named or card.kind in BASES or is_style(index, meant[0]):
                 beside.append(Candidate(card, 1.0, (f"says {named.words}",)))
                 family = family or card.base_family
-        return tuple(beside), unfit
+                if len(meant) > 1:
+                    told.append(f"{len(meant)} models fit {named.words}; this is {card.title}.")
+        return tuple(beside), told
 
-    def _best(self, asked: _Asked, named: Named, family: str | None) -> int | None:
-        """Of the versions of what is named the one that is meant; None where none is for a base."""
+    def _meant_by(self, asked: _Asked, named: Named, family: str | None) -> list[int]:
+        """Of the cards that are named the one that is meant, and others where that is in doubt, of
+        equal ones the newest first; none where none is for a base family."""
+        intent, index = asked.intent, asked.index
         numbers = those_of(np.array(named.numbers), asked.suiting).tolist()
-        fitting = [n for n in numbers if not family or asked.index.cards[n].suits(family)]
+        fitting = [n for n in numbers if not family or index.cards[n].suits(family)]
         if not fitting:
-            return None
-        scored = rerank(asked.intent, asked.index, asked.found, fitting, self._weights)
-        return group(asked.index, scored)[0].best.number
+            return []
+        groups = group(index, rerank(intent, index, asked.found, fitting, self._weights))
+        meant = [g.best for g in self._meant(intent, index, groups, ASK_ABOVE["normally"])]
+        meant.sort(key=lambda entry: index.cards[entry.number].created_at or "", reverse=True)
+        meant.sort(key=lambda entry: not entry.tied_with(groups[0].best))
+        return [entry.number for entry in meant]
 
     def index(self, cards: Sequence[ModelCard]) -> Index:
         """The library made ready; kept until other cards are given."""

@@ -491,6 +491,13 @@ def test_of_a_second_thing_with_versions_the_newest_is_meant():
     assert other.evidence == ("says barnaby",)
 
 
+def test_a_second_thing_in_doubt_is_the_newest_and_that_is_told():
+    decision = decide("milo and my bear", (*LIBRARY, MILO))
+    assert [one.card for one in decision.chosen] == [MILO, BEARS[3]]
+    assert decision.notices == ("4 models fit bear; this is Barnaby v4.",)
+    assert decide("milo and my bear with the green hat", (*LIBRARY, MILO)).notices == ()
+
+
 def test_an_own_second_thing_may_be_called_by_its_trigger_alone():
     decision = decide("my newest bear and milo", (*LIBRARY, MILO))
     assert {one.card for one in decision.chosen} == {BEARS[3], MILO}
