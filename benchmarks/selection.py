@@ -71,7 +71,7 @@ class Outcome:
     """Whether what is named beside the choice was chosen too; None where nothing is, for its base.
     """
     too_many: bool | None = None
-    """Whether more was chosen than is named; None unless something was."""
+    """Whether more was chosen than is named; None where nothing was chosen."""
 
 
 # --- systems ----------------------------------------------------------------------------------

@@ -357,15 +357,14 @@ def _from_diffusion_model(card: ModelCard, connected: object) -> object:
             f"{card.name} is a GGUF file, which ComfyUI loads through another node: connect "
             f"diffusion_model_name to a GGUF loader, or {CHANGE}."
         )
-    model = _loaded(card, folders.load_diffusion_model)
-    wanted, given = folders.base_family(model), folders.base_family(connected)
-    if wanted and given and wanted != given:
+    wanted, given = card.base_family, folders.base_family(connected)
+    if given and not card.suits(given):
         raise ValueError(
             f"{card.name} is a diffusion model for {wanted}, but the connected model, whose CLIP "
             f"and VAE it is to use, is {given}. Connect a {wanted} model with its CLIP and VAE, or "
             f"{CHANGE}."
         )
-    return model
+    return _loaded(card, folders.load_diffusion_model)
 
 
 def _loaded(card: ModelCard, load: Callable[[str], _Loaded]) -> _Loaded:

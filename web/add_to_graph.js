@@ -75,7 +75,7 @@ function addLoader(graph, card, place) {
   const node = add(graph, LOADERS[card.kind], place);
   const names = node.widgets[0].options.values ?? [];
   const name = names.find((listed) => listed.replaceAll("\\", "/") === card.name);
-  if (name) set(node, node.widgets[0].name, name);
+  set(node, node.widgets[0].name, name ?? card.name); // one it does not list, ComfyUI refuses by name
 }
 
 function add(graph, type, pos) {

@@ -17,7 +17,7 @@ export const VIEWS = {
       ownWords(actions),
     ]),
     alwaysAsk(actions),
-    ...told(decision.notices),
+    ...notices(decision),
   ],
 
   chosen: (decision, actions) => {
@@ -40,7 +40,7 @@ export const VIEWS = {
         actions.isAnswered() ? button(t("forget"), actions.forget, { title: t("Decide anew at the next run") }) : null,
         el("span", { class: "grow" }),
         alwaysAsk(actions)),
-      ...told(decision.notices),
+      ...notices(decision),
     ];
   },
 
@@ -52,7 +52,7 @@ export const VIEWS = {
       nearest.length ? options(nearest, actions, t("Nearest in your library:")) : null,
       prompt(decision),
       actions.isAnswered() ? button(t("change"), () => actions.change(decision)) : null,
-      ...told(decision.notices),
+      ...notices(decision),
     ];
   },
 
@@ -128,7 +128,7 @@ function alwaysAsk({ isAlways, setAlways }) {
   return el("label", { class: "quiet", title: t("An answer holds for one run only") }, box, t("always ask here"));
 }
 
-const told = (notices) => notices.map((line) => note(reason(line)));
+const notices = (decision) => decision.notices.map((line) => note(reason(line)));
 
 function evidence(lines) {
   if (!lines.length) return null;

@@ -20,7 +20,7 @@ from .shortlist import called_by, nearest
 
 BASES = ("checkpoint", "diffusion_model")
 """Kinds of model that a LoRA is applied to."""
-MAX_BESIDE = 4
+_MAX_BESIDE = 4
 _TITLE_NAMED = 0.6
 """Share of a title that a request has to say, to name a style or another thing."""
 _STYLE_NAMED = 0.5
@@ -48,8 +48,6 @@ class Named:
     """Of its cards: versions of one thing."""
     words: str
     """By which the request names it, as it says them."""
-    place: int
-    """Where in the request the first of them stands."""
 
 
 def is_style(index: Index, number: int) -> bool:
@@ -85,15 +83,15 @@ def named_beside(
     cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
     said = [(n, calling) for n in cards if (calling := _said(intent, index, n, choice, left))]
     said.sort(key=lambda entry: -sum(map(index.idf, entry[1])))
-    named: list[Named] = []
+    named: list[tuple[int, Named]] = []
     taken: set[str] = set()
     for _, calling in said:
         if not taken & calling:
             taken |= calling
             alike = tuple(n for n, others in said if others == calling)
             words = [word for term, word, _ in left if term in calling]
-            named.append(Named(alike, ", ".join(w.text for w in words), words[0].start))
-    return sorted(named, key=lambda entry: entry.place)[:MAX_BESIDE]
+            named.append((words[0].start, Named(alike, ", ".join(w.text for w in words))))
+    return [entry for _, entry in sorted(named, key=lambda pair: pair[0])][:_MAX_BESIDE]
 
 
 _Left = tuple[str, Word, float]
@@ -199,17 +197,9 @@ def other_named(
         return None
     left = [(w.stem, w, wt) for w, wt in intent.weighed() if wt >= 1 and w.stem not in own]
     things = (g for g in groups[1:] if not is_style(index, g.best.number))
-    other = next((g for g in things if _is_thing_said(intent, index, g.best.number, left)), None)
+    choice = index.cards[best]
+    other = next((g for g in things if _said(intent, index, g.best.number, choice, left)), None)
     return groups[0] if other and not_the_thing else other
-
-
-def _is_thing_said(intent: Intent, index: Index, number: int, left: Sequence[_Left]) -> bool:
-    """Whether what is left says most of a title, or calls the thing."""
-    title = index.title_words(number)
-    said = [word for term, word, _ in left if term in title]
-    most = _says_most({word.stem for word in said}, title, _TITLE_NAMED)
-    is_owned = bool(_owned(intent, left) & index.called_words(number))
-    return most or is_owned or (bool(said) and _is_called(intent, index, number, said))
 
 
 def without(intent: Intent, unsaid: Set[str]) -> Intent:

@@ -440,15 +440,14 @@ def test_a_diffusion_model_that_cannot_be_loaded_is_refused_in_words(nodes, monk
         raise RuntimeError(f"Could not detect model type of: {path}")
 
     monkeypatch.setattr(nodes.folders, "full_path", lambda kind, name: f"/secret/{name}")
-    monkeypatch.setattr(nodes.folders, "load_diffusion_model", lambda path: of_family("SDXL"))
+    monkeypatch.setattr(nodes.folders, "load_diffusion_model", load)
     for name, message in (
         ("boat.gguf", "boat.gguf is a GGUF file, .* connect diffusion_model_name to a GGUF loader"),
         ("boat", "boat is a diffusion model for sdxl, but the connected model, .* is sd15"),
     ):
-        decision = chosen(card("diffusion_model", name, None))
+        decision = chosen(card("diffusion_model", name, "sdxl"))
         with pytest.raises(ValueError, match=message):
             nodes.LoadSelected.execute(of_family("SD15"), None, decision, 1.0)
-    monkeypatch.setattr(nodes.folders, "load_diffusion_model", load)
     with pytest.raises(ValueError, match="boat cannot be loaded as a diffusion model") as caught:
         nodes.LoadSelected.execute(None, None, decision, 1.0)
     assert "/secret" not in str(caught.value)
