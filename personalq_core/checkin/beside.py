@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import OWNERS, Word, stem, terms
+from ..language.words import DETERMINERS, OWNERS, Word, stem, terms
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium
 from .group import Group
-from .intent import STYLE_WEIGHT, Intent
+from .intent import PROTECTED, STYLE_WEIGHT, Intent
 from .rerank import trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
@@ -32,8 +32,14 @@ _OF_PICTURES = re.compile(
     re.I,
 )
 _OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
-_BASE_SAID = re.compile(r"\s+(?:merge|checkpoint|model)\b", re.I)
 _BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
+_BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)"
+_BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b", re.I)
+_BASE_BEFORE = re.compile(rf"\b{_BASE_WORD}(?:\s*:)?\s+$", re.I)
+_ON_THE = re.compile(
+    r"(?:\b(?:in|on|with|using|from|by|im|auf|mit|en|con|dans|sur|avec)\s+)?"
+    rf"(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?$", re.I
+)
 _ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
@@ -115,7 +121,7 @@ def _said(
     least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
     most = _says_most(said, title, least)
     if card.kind in BASES:
-        is_meant = most and _is_base(intent, named)
+        is_meant = names_base(intent, index, number)
     elif is_style(index, number) or in_manner:
         is_meant = most
     elif title & index.words_of(index.number_of[choice.id]):
@@ -145,15 +151,52 @@ def _is_any(intent: Intent, things: Sequence[Word]) -> bool:
 
 
 def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
-    """Whether some terms are that share of a title's, numbers ("01", "mk3") left out."""
-    told = [t for t in title if t in said or not any(map(str.isdigit, t))]
+    """Whether some terms are that share of a title's; numbers ("01", "mk3") and words for a base
+    are left out."""
+    told = [t for t in title if t in said or not (any(map(str.isdigit, t)) or t in _BASE_WORDS)]
     return bool(said) and len(said & title) >= share * len(told)
 
 
-def _is_base(intent: Intent, named: Sequence[_Left]) -> bool:
-    """Whether what is named is said to be a model: "in the storybook merge"."""
-    rest = intent.request[named[-1][1].end :]
-    return any(term in _BASE_WORDS for term, _, _ in named) or bool(_BASE_SAID.match(rest))
+def names_base(intent: Intent, index: Index, number: int) -> bool:
+    """Whether a card is a base that a request says to use."""
+    title = index.title_words(number)
+    said = title & {word.stem for word in intent.words}
+    is_titled = _says_most(said, title, _TITLE_NAMED)
+    return is_titled and base_named(intent, index.cards[number]) is not None
+
+
+def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:
+    """Where a request says that a base is to be used, "in the storybook merge"; None where it does
+    not, or where the card is no base."""
+    request, title = intent.request, set(terms(card.title))
+    for run in _runs(request, [w for w in intent.words if w.stem in title]):
+        start, end = run[0].start, run[-1].end
+        before, after = _BASE_BEFORE.search(request[:start]), _BASE_AFTER.match(request, end)
+        is_base = before or after or any(word.stem in _BASE_WORDS for word in run)
+        if card.kind not in BASES or not is_base or _is_written(request, start):
+            continue
+        start, end = before.start() if before else start, after.end() if after else end
+        on_the = _ON_THE.search(request[:start])
+        start = on_the.start() if on_the else start
+        is_bracketed = request[start - 1 : start] == "(" and request[end : end + 1] == ")"
+        return start - is_bracketed, end + is_bracketed
+    return None
+
+
+def _runs(request: str, said: Sequence[Word]) -> list[list[Word]]:
+    """Words with nothing but spaces or hyphens between them, together."""
+    runs: list[list[Word]] = []
+    for word in said:
+        if runs and not request[runs[-1][-1].end : word.start].strip(" -_"):
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+    return runs
+
+
+def _is_written(request: str, place: int) -> bool:
+    """Whether a place is in a text that the picture shows, or in syntax: '"the merge"'."""
+    return any(a <= place < b for a, b in (found.span() for found in PROTECTED.finditer(request)))
 
 
 def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) -> bool:
@@ -186,9 +229,11 @@ def _is_name(word: Word, index: Index, number: int) -> bool:
 def other_named(
     intent: Intent, index: Index, groups: Sequence[Group], in_doubt: bool
 ) -> Group | None:
-    """What is named beside the thing: what came out best where that is a style, "my bear, pixel
-    art", or any of its kind, "my bear and a dog"; or, where the best is in doubt, another thing:
-    "emma and my dog bella"."""
+    """What is named beside the thing: a base to use; what came out best where that is a style, "my
+    bear, pixel art", or any of its kind, "my bear and a dog"; or, where the best is in doubt,
+    another thing: "emma and my dog bella"."""
+    if base := next((g for g in groups if names_base(intent, index, g.best.number)), None):
+        return base
     best = groups[0].best.number
     own = index.words_of(best)
     said = [w for w, weight in intent.weighed() if weight >= 1 and w.stem in own]
@@ -205,3 +250,12 @@ def other_named(
 def without(intent: Intent, unsaid: Set[str]) -> Intent:
     """A request as if it did not say some terms."""
     return intent.with_words((w, weight) for w, weight in intent.weighed() if w.stem not in unsaid)
+
+
+def without_base(intent: Intent, card: ModelCard) -> Intent:
+    """A request as if it did not say which base to use, where a card is that base."""
+    if (span := base_named(intent, card)) is None:
+        return intent
+    start, end = span
+    said = [(w, weight) for w, weight in intent.weighed() if not start <= w.start < end]
+    return replace(intent.with_words(said), kind=None)

@@ -17,7 +17,16 @@ from ..library.card import ModelCard
 from ..library.store import Store
 from ..models.embed import Embedder
 from .ask import MAX_OPTIONS, differences, question
-from .beside import BASES, Named, is_style, named_beside, other_named, without
+from .beside import (
+    BASES,
+    Named,
+    is_style,
+    named_beside,
+    names_base,
+    other_named,
+    without,
+    without_base,
+)
 from .decision import Candidate, Decision
 from .group import Group, doubt, group
 from .intent import Intent, as_written, place_in_list, understand
@@ -334,8 +343,8 @@ class CheckIn:
 def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
     """Probability that the best card is what was asked for at all, 0 to 1."""
     best = dict(zip(FEATURES, scored[0].features, strict=True))
-    if best["trigger"]:
-        return 1.0  # it is called by its trigger
+    if best["trigger"] or names_base(intent, index, scored[0].number):
+        return 1.0  # it is called by its trigger, or as the base to use
     if best["excluded"] == 1:
         return 0.0  # even the best is what it must not be
     logit = float(fit_features(intent, index, scored) @ weights.fit)
@@ -393,7 +402,9 @@ def _suiting(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarr
 
 def _without(asked: _Asked, other: Group) -> _Asked:
     """A request as if one of the things it names were not named."""
-    alone = without(asked.intent, asked.index.title_words(other.best.number))
+    number = other.best.number
+    alone = without_base(asked.intent, asked.index.cards[number])
+    alone = without(alone, asked.index.title_words(number))
     others = [entry.number for entry in other.members]
     allowed = np.setdiff1d(asked.allowed, others, assume_unique=True)
     return replace(asked, intent=alone, found=asked.index.search(alone), allowed=allowed)

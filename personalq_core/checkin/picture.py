@@ -14,7 +14,7 @@ import numpy as np
 from ..language.words import DETERMINERS, fold, is_cjk, words
 from .cues import FILE
 from .intent import Cue, Intent
-from .rerank import SAME, author_of, coverage, is_called, moment_of, says
+from .rerank import author_of, coverage, is_called, meant_by, moment_of, says
 from .retrieve import Index, Retrieved
 from .shortlist import TOP_K, nearest
 
@@ -53,13 +53,8 @@ def _orders_them(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) ->
     of = slice(*cue.of)
     if _INDEFINITE.search(request[:start]):
         return bool(_FILE.search(request[of]))
-    said = [
-        readings
-        for word, readings in zip(intent.words, index.read(intent), strict=True)
-        if cue.of[0] <= word.start < cue.of[1]
-    ]
-    if said:
-        meant = {term for readings in said for term, weight in readings.items() if weight >= SAME}
+    if any(cue.of[0] <= word.start < cue.of[1] for word in intent.words):
+        meant = meant_by(intent, index, *cue.of)
         return any(index.is_label(term) for term in meant) or any(
             meant & index.words_of(number) for number in near
         )
@@ -77,7 +72,10 @@ def _stands_alone(intent: Intent, start: int, index: Index) -> bool:
         return True
     last = before[-1]
     is_selecting = any(a <= last.start < b for a, b in intent.selecting)
-    return is_selecting or fold(last.text) in DETERMINERS or index.is_label(last.stem)
+    if is_selecting or fold(last.text) in DETERMINERS or index.is_label(last.stem):
+        return True
+    meant = meant_by(intent, index, last.start, last.end)
+    return any(map(index.is_label, meant))  # "oso más nuevo"
 
 
 def _rules_out(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:

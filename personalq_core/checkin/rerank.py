@@ -192,6 +192,17 @@ def names(intent: Intent, index: Index, number: int) -> bool:
     )
 
 
+def meant_by(intent: Intent, index: Index, start: int, end: int) -> set[str]:
+    """The terms that the words between two places of a request mean."""
+    return {
+        term
+        for word, readings in zip(intent.words, index.read(intent), strict=True)
+        if start <= word.start < end
+        for term, weight in readings.items()
+        if weight >= SAME
+    }
+
+
 def coverage(intent: Intent, index: Index, number: int) -> tuple[float, float]:
     """Shares of the concept's words that a card answers, and that the library does not hold.
 

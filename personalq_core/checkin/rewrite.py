@@ -20,6 +20,7 @@ from ..language.words import (
     words,
 )
 from ..library.card import ModelCard
+from .beside import base_named
 from .intent import PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
@@ -45,8 +46,9 @@ def rewrite(
 ) -> tuple[str, tuple[Edit, ...]]:
     """The prompt for the chosen cards (subject first), and the edits that `undo` takes back.
 
-    Selection words leave; for each card with a trigger, the words that named it become the
-    trigger, brackets escaped; a trigger that is there already is left alone. All other bytes stay.
+    Selection words leave, and those that name a base without a trigger; for each card with a
+    trigger, the words that named it become the trigger, brackets escaped; a trigger that is there
+    already is left alone. All other bytes stay.
     A request with all triggers in it was written for these cards: nothing of it is changed. Unless
     the first card `is_named`, its trigger comes before what the request says.
     """
@@ -56,7 +58,9 @@ def rewrite(
     if triggers and len(there) == len(triggers):
         return request, ()
     quoted = [found.span() for found in QUOTED.finditer(request)]
-    leaving = [span for span in _droppable(intent) if not _overlaps(span, there)]
+    bases = [span for card in cards if not card.triggers and (span := base_named(intent, card))]
+    selecting = sorted({*intent.selecting, *bases})
+    leaving = [span for span in _droppable(request, selecting) if not _overlaps(span, there)]
     replaced: dict[tuple[int, int], str] = {}
     for card in cards:
         if not card.triggers or _place_of(request, card.triggers[0]):
@@ -108,11 +112,10 @@ def _apply(
     return prompt, tuple(edits)
 
 
-def _droppable(intent: Intent) -> list[tuple[int, int]]:
+def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Selection words with one neighbouring space, so that none is left double."""
     spans = []
-    text = intent.request
-    for start, end in _merged(text, intent.selecting):
+    for start, end in _merged(text, selecting):
         end = _with_of(text, start, end)
         start = _with_lone_article(text, start, end)
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
@@ -121,6 +124,7 @@ def _droppable(intent: Intent) -> list[tuple[int, int]]:
             start -= 1
         if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
             start = len(re.sub(r"\s*,\s*$", "", text[:start]))
+            end = end if start else re.match(r"[\s,]*", text[end:]).end() + end
         if spans and start < spans[-1][1]:
             start = spans[-1][1]
         if start < end:

@@ -19,7 +19,7 @@ from ..language.words import terms
 from ..library.card import ModelCard
 from .cues import cues
 from .intent import Intent
-from .rerank import SAME, coverage
+from .rerank import coverage, meant_by
 from .retrieve import Index, Retrieved
 from .shortlist import TOP_K, nearest, of_version
 
@@ -54,13 +54,7 @@ def _tells_apart(intent: Intent, index: Index, numbers: np.ndarray) -> bool:
     something, if what is asked for may be a change of the thing."""
     assert intent.event is not None
     start, end = intent.event.span
-    said = {
-        term
-        for word, readings in zip(intent.words, index.read(intent), strict=True)
-        if start <= word.start < end
-        for term, weight in readings.items()
-        if weight >= SAME
-    }
+    said = meant_by(intent, index, start, end)
     is_clause = intent.event.is_clause
     may_change = is_clause or intent.event.changes is not False
     return any(

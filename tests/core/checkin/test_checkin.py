@@ -535,6 +535,43 @@ def test_a_base_is_loaded_where_it_is_said_to_be_a_model(request_, loaded):
     assert sorted(chosen) == sorted(["Barnaby v2", *(base.title for base in loaded)])
 
 
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("Barnaby v2 in the storybook merge, at sea", "tdybr2 bear, at sea"),
+        ("Barnaby v2 at sea (storybook merge)", "tdybr2 bear at sea"),
+        ("using the juggernaut xl model, Barnaby v2 at sea", "tdybr2 bear at sea"),
+        ("Barnaby v2 at sea, checkpoint: juggernaut", "tdybr2 bear at sea"),
+        ("mein neuester Bär im Storybook-Merge am Strand", "tdybr4 bear am Strand"),
+        ("mi oso más nuevo con el modelo juggernaut en la playa", "tdybr4 bear en la playa"),
+        ("a storybook merge of Barnaby v2 and a cat", "tdybr2 bear and a cat"),
+        ("a castle in the juggernaut checkpoint", "a castle"),
+        ("the storybook merge", "the storybook merge"),
+        ('Barnaby v2, a book "Storybook merge"', 'tdybr2 bear, a book "Storybook merge"'),
+    ],
+)  # fmt: skip
+def test_words_that_name_a_base_are_not_drawn(request_, prompt):
+    assert decide(request_, (*LIBRARY, STORYBOOK, GIANT)).prompt == prompt
+
+
+def test_a_base_with_a_trigger_is_called_by_it():
+    inked = card("ink", "Inkpot merge", "nkpt", "", kind="checkpoint")
+    assert decide("Barnaby v2 in the inkpot merge", (*LIBRARY, inked)).prompt == (
+        "tdybr2 bear in nkpt"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("mi osito más reciente en la playa", "tdybr4 bear en la playa"),
+        ("el oso más antiguo en la playa", "tdybr1 bear en la playa"),
+    ],
+)
+def test_newest_may_stand_after_what_it_is_said_of(request_, prompt):
+    assert decide(request_).prompt == prompt
+
+
 def test_of_two_bases_the_first_is_loaded_and_none_beside_a_base():
     boat = card("boat", "Captain's boat", "cptnsbt boat", "", kind="checkpoint")
     cards = (*LIBRARY, STORYBOOK, GIANT, boat)
