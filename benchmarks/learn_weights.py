@@ -26,6 +26,7 @@ import personalq_core.checkin as package
 from benchmarks.selection_data import Case, family, folds, hash_text, load_cards, load_cases
 from personalq_core.checkin.beside import is_style
 from personalq_core.checkin.checkin import CheckIn
+from personalq_core.checkin.fit import fit_features
 from personalq_core.checkin.group import doubt_features, group
 from personalq_core.checkin.intent import Intent, understand
 from personalq_core.checkin.rerank import (
@@ -35,7 +36,6 @@ from personalq_core.checkin.rerank import (
     Scored,
     Weights,
     evidence,
-    fit_features,
     name_of_weights,
     rank,
 )
@@ -54,7 +54,7 @@ _RANKING_PRIOR = {
 _FIT_PRIOR = {
     "sparse": 5, "dense": 8, "lost": -2, "title": 2, "trigger": 6, "covered": 1, "unknown": -2,
     "lost_sparse": -2, "lost_dense": 4, "lost_title": -1, "ahead": 2, "head": 2, "stranger": -2,
-    "bias": -4,
+    "called": 2, "name": 2, "bias": -4,
 }  # fmt: skip
 _DOUBT_PRIOR = {
     "told": -1, "hinted": -0.5, "shared": 4, "covered": 3, "only_best": -4, "only_other": -1,
@@ -105,7 +105,9 @@ def learn(libraries: Sequence[Library]) -> Weights:
     """Weights from the cases of some libraries."""
     weights = replace(PRIOR, ranking=_learn_ranking(libraries))
     weights = replace(weights, fit=_learn_fit(libraries, weights))
-    return replace(weights, doubt=_learn_doubt(libraries, weights))
+    # Where no request is ambiguous, all would teach not to ask.
+    asking = [library for library in libraries if any(c.ambiguous for c in library.cases)]
+    return replace(weights, doubt=_learn_doubt(asking, weights))
 
 
 def _learn_ranking(libraries: Sequence[Library]) -> np.ndarray:
@@ -131,9 +133,15 @@ def _rows(library: Library, case: Case) -> tuple[np.ndarray, np.ndarray] | None:
     """Features of a request's candidates, and which are right; None where none is."""
     intent = understand(case.request, case.now)
     index = library.engine.index(library.cards)
-    scored = library.engine.weigh(intent, index, index.search(intent), range(len(library.cards)))
+    scored = library.engine.weigh(intent, index, index.search(intent), _for_the_thing(index, case))
     right = np.array([index.cards[s.number].id in case.gold | case.acceptable for s in scored])
     return (np.array([s.features for s in scored]), right) if right.any() else None
+
+
+def _for_the_thing(index: Index, case: Case) -> list[int]:
+    """Numbers of the cards that may be the first choice: what is named beside it is told apart
+    before anything is weighed."""
+    return [n for n, card in enumerate(index.cards) if card.id not in case.secondary]
 
 
 def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
@@ -144,8 +152,8 @@ def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
         for case in library.cases:
             intent = understand(case.request, case.now)
             families = set(map(family, case.gold))
-            kept = [n for n, card in enumerate(index.cards) if family(card.id) not in families]
-            everything = range(len(library.cards))
+            everything = _for_the_thing(index, case)
+            kept = [n for n in everything if family(index.cards[n].id) not in families]
             asked_of = [(intent, everything, bool(case.gold), 1.0)]
             asked_of += [(intent, kept, False, _NEGATIVE_COST)] if case.gold else []
             if other := _other_thing(intent, index, case):
@@ -192,7 +200,7 @@ def _learn_doubt(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
                 continue
             intent = understand(case.request, case.now)
             found = index.search(intent)
-            scored = library.engine.weigh(intent, index, found, range(len(library.cards)))
+            scored = library.engine.weigh(intent, index, found, _for_the_thing(index, case))
             groups = group(index, scored)
             for other in groups[1 : 1 + _OTHERS]:
                 is_open = any(index.cards[entry.number].id in case.gold for entry in other.members)

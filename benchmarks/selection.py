@@ -10,7 +10,8 @@ nearest all the same, and counts in top1); after_answer is the choice after the 
 abstain_auroc ranks requests with an answer above those without; false_select is the share of
 requests without an answer for which something is chosen; beside is the share of requests which
 name a second model (a style, another thing, a base) for the base of the one chosen, in which it is
-chosen too, beside_wrong the share of all choices in which more is chosen than named. Peers neither
+chosen too, beside_wrong the share of all choices in which more is chosen than named; prompt is the
+share of right choices whose prompt is one that a person wrote for the request. Peers neither
 ask nor abstain: they are given the relative margin of their two best scores and the threshold that
 asks at most one clear request in ten *on these very cases*, which favours them. `--cross-validate`
 learns our weights anew for each fifth of the families, from the other four and from the requests of
@@ -47,7 +48,7 @@ OVER_ASK = 0.10
 METRICS = (
     "top1", "recall_at_10", "ask_precision", "ask_recall", "ask_f1", "over_ask", "after_answer",
     "abstain_auroc", "false_select", "over_abstain", "beside", "beside_wrong", "rewrite_exact",
-    "ms_p50", "ms_p95",
+    "prompt", "ms_p50", "ms_p95",
 )  # fmt: skip
 
 
@@ -72,6 +73,9 @@ class Outcome:
     """
     too_many: bool | None = None
     """Whether more was chosen than is named; None where nothing was chosen."""
+    prompt_ok: bool | None = None
+    """Whether the prompt is one that a person wrote; None where none is written or the choice is
+    wrong."""
 
 
 # --- systems ----------------------------------------------------------------------------------
@@ -181,8 +185,19 @@ def _decide(engine: CheckIn, cards: Sequence[ModelCard], case: Case, ask: str) -
     return Outcome(
         case, ranked, decision.fit, scores[0] - scores[1], decision.status == "ask",
         decision.status == "chosen", after, rewrite_is_exact(decision, case), ms,
-        *_beside(decision, case, cards),
+        *_beside(decision, case, cards), _is_as_written(decision, case),
     )  # fmt: skip
+
+
+def _is_as_written(decision: Decision, case: Case) -> bool | None:
+    if not case.prompts or decision.choice is None or decision.choice.card.id not in case.gold:
+        return None
+    return _plain(decision.prompt) in map(_plain, case.prompts)
+
+
+def _plain(prompt: str) -> str:
+    """But for spaces and capitals."""
+    return fold(re.sub(r"\s+", "", prompt))
 
 
 def _beside(
@@ -250,6 +265,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
         _mean(o.second for o in outcomes if o.second is not None),
         _mean(o.too_many for o in outcomes if o.too_many is not None),
         _mean(o.rewrite_ok for o in outcomes if o.rewrite_ok is not None),
+        _mean(o.prompt_ok for o in outcomes if o.prompt_ok is not None),
         float(np.percentile([o.ms for o in outcomes], 50)),
         float(np.percentile([o.ms for o in outcomes], 95)),
     )

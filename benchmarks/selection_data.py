@@ -30,6 +30,8 @@ class Case:
     ambiguous: bool
     answer: str | None
     answer_gold: str | None
+    prompts: frozenset[str]
+    """What a person would send to the model, in one way or another; empty where none wrote it."""
 
 
 def load_cards(path: Path) -> tuple[ModelCard, ...]:
@@ -93,4 +95,5 @@ def _case(row: dict[str, Any]) -> Case:
         ambiguous=row["ambiguous"],
         answer=clarified.get("answer"),
         answer_gold=clarified.get("gold"),
+        prompts=frozenset(row.get("prompt") or ()),
     )

@@ -18,6 +18,7 @@ from ..personalq_core.checkin.decision import NONE, Decision, parse_selection
 from ..personalq_core.checkin.llm import LlmCheckIn
 from ..personalq_core.library.card import ModelCard
 from ..personalq_core.models.llm import DEFAULT_SECONDS, LlmSettings
+from ..personalq_core.taq.triggers import BETWEEN
 from .host import folders
 from .host.text_encoder import TextEncoderLlm, can_write
 from .library import LIBRARY
@@ -112,7 +113,11 @@ class CheckInSelector(io.ComfyNode):
                     display_name="prompt",
                     tooltip="The request with the trigger in place.",
                 ),
-                io.String.Output("trigger", display_name="trigger"),
+                io.String.Output(
+                    "trigger",
+                    display_name="trigger",
+                    tooltip='Of what was chosen, with "; " between several. For TAQ Quantize.',
+                ),
                 MODEL_NAME.Output(
                     "lora_name", display_name="lora_name", tooltip="For a stock LoRA loader."
                 ),
@@ -224,7 +229,7 @@ def _output(decision: Decision) -> io.NodeOutput:
     return io.NodeOutput(
         decision,
         decision.prompt,
-        decision.trigger,
+        BETWEEN.join(c.card.triggers[0] for c in decision.chosen if c.card.triggers),
         _name_output(decision, "lora"),
         _name_output(decision, "checkpoint"),
         decision.strength,

@@ -37,7 +37,9 @@ PRESET_TIP = (
     "8-bit: half the memory, safest. mixed 6-bit: more bits where the concept needs them. "
     "4-bit: less than a third, smallest. paper W8A8: the paper's own method, to compare; slower."
 )
-TRIGGER_TIP = "The words your concept listens to, from the Check-in Selector."
+TRIGGER_TIP = (
+    "The words your concept listens to, from the Check-in Selector; of several, with ; between."
+)
 CLIP_TIP = (
     "Connect it for 4-bit and mixed 6-bit: scales and bits are then fitted to what the model does "
     "on prompts with the trigger, once for each LoRA and trigger that comes in. Without it 4-bit "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...personalq_core.taq import literal
+from ...personalq_core.taq.triggers import triggers_in
 
 KEY = "personalq_token_roles"
 """Of the conditioning's extra entries: the roles of its tokens, see `literal.roles`."""
@@ -55,19 +56,23 @@ def _roles(clip: Any, tokens: dict[str, list], trigger: str) -> list[int]:
         return [token for token, kind in zip(flat, kinds) if kind == literal.WORD]
 
     chunks = [[token[0] for token in chunk] for chunk in tokens[encoder]]
-    for phrases in ([trigger], trigger.split(",")):
+
+    def spelled(phrases: Sequence[str]) -> list[list[Any]]:
         # Punctuation at its ends may have grown together with the prompt's: "<bear>," is one token
         # less than "<bear> ,".
         bare = [re.sub(r"^\W+|\W+$", "", phrase) for phrase in phrases]
-        spellings = [
+        return [
             words(space + re.sub(r"(?<!\\)([()])", r"\\\1", phrase.strip()))
             for phrase in (*phrases, *bare)
             for space in ("", " ")
         ]
-        found = literal.roles(chunks, spellings, end)
-        if literal.TRIGGER in found:
-            break
-    return found
+
+    spellings: list[list[Any]] = []
+    for each in triggers_in(trigger):
+        whole = spelled([each])
+        stands = literal.TRIGGER in literal.roles(chunks, whole, end)
+        spellings += whole if stands else spelled(each.split(","))
+    return literal.roles(chunks, spellings, end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ...personalq_core.taq.compare import round_to_nearest
 from ...personalq_core.taq.formats import FORMATS, FloatFormat, Packed
 from ...personalq_core.taq.literal import PROTECT, Protect
 from ...personalq_core.taq.text_cache import full_precision_text, text_names
+from ...personalq_core.taq.triggers import triggers_in
 from . import folders
 from .marking import Paper
 from .model import quantized_model, with_weights_at_hand
@@ -91,7 +92,7 @@ class Wish:
     @property
     def how(self) -> str:
         """What the trigger changes, in a sentence."""
-        trigger = self.trigger.strip()
+        triggers = [f'"{trigger}"' for trigger in triggers_in(self.trigger)]
         if self.paper:
             return (
                 f"As in the paper, {self.variant}. Exact rows and columns of the cross-attention: "
@@ -99,11 +100,14 @@ class Wish:
                 "simulation: this shows the pictures, not the speed."
             )
         if self.calibrated:
-            heard = f' with the trigger "{trigger}"' if trigger else " without a trigger"
+            ends = "s"[: len(triggers) > 1]
+            heard = f" with the trigger{ends} {' and '.join(triggers)}" if triggers else (
+                " without a trigger"
+            )
             return f"Scales{' and bits' * self.mixed} are fitted to prompts{heard}."
         if self.fits:
             return "Connect CLIP to fit this to prompts: 4 bits lose far less so."
-        return "At 8 bits nothing has to be fitted to the trigger." if trigger else ""
+        return "At 8 bits nothing has to be fitted to the trigger." if triggers else ""
 
 
 def quantized_by(source: Any, wish: Wish) -> tuple[Any, TaqPlan]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...personalq_core.taq import TaqError
 from ...personalq_core.taq.calibrate import Probe, Prompts, make_probes
 from ...personalq_core.taq.quantize import GPU_ROOM
+from ...personalq_core.taq.triggers import triggers_in
 from .sampling import fitting_latent
 
 SCENES = ("a photo of {} on the beach", "a painting of {}", "{} sitting in the snow")
@@ -36,22 +37,22 @@ def probes(
     class_word: str,
     latent: dict[str, Any] | None,
     levels: Sequence[float] = LEVELS,
-    prompts: int = len(SCENES),
+    prompts: int | None = None,
 ) -> list[Probe]:
     """Probes of a loaded MODEL: prompts with the trigger, with the class word, and neither.
 
-    prompts: of each kind, at most len(SCENES)
+    trigger, class_word: may be several, see `triggers_in`
+    prompts: of each kind, the first ones; None: all
     Without `clip` the text is noise of the right shape; raises TaqError where the model reads no
     text of one fixed width.
     """
     shape, device = _shape(source, latent), source.load_device
     if clip is None:
-        asked = {"generic": _noise_texts(source.model, prompts)}
+        asked = {"generic": _noise_texts(source.model, prompts or len(SCENES))}
     else:
-        words = {"trigger": trigger.strip(), "class": class_word.strip()}
-        texts = {
-            role: [scene.format(word) for scene in SCENES] for role, word in words.items() if word
-        } | {"generic": GENERIC}
+        words = {"trigger": triggers_in(trigger), "class": triggers_in(class_word)}
+        texts = {role: _in_scenes(said) for role, said in words.items() if said}
+        texts["generic"] = list(GENERIC)
         asked = {
             role: [
                 clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in some[:prompts]
@@ -63,11 +64,21 @@ def probes(
         for role, conditionings in asked.items()
         for numbers, given in _batches(source.model, conditionings, shape, device)
     ]
-    needed = source.memory_required([prompts, *shape]) + GPU_ROOM
+    most = max(len(batch.numbers) for batch in batches)
+    needed = source.memory_required([most, *shape]) + GPU_ROOM
     comfy.model_management.load_models_gpu([source], memory_required=needed)
     schedule = source.model.model_sampling
     sigmas = [float(schedule.percent_to_sigma(1 - level)) for level in levels]
     return make_probes(batches, shape, sigmas, device=device)
+
+
+def _in_scenes(triggers: Sequence[str]) -> list[str]:
+    """Prompts for all triggers together, then for each: one after another in the next scene."""
+    # What stands after the thing is mostly a style: "nkws style tdybr4 bear".
+    together = " ".join(reversed(triggers))
+    things = [together, *triggers] if len(triggers) > 1 else triggers
+    count = max(len(SCENES), len(things))
+    return [SCENES[n % len(SCENES)].format(things[n % len(things)]) for n in range(count)]
 
 
 def _predict(model: Any, given: dict[str, Any], x: Tensor, sigma: Tensor) -> Tensor:

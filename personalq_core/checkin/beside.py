@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import DETERMINERS, OWNERS, Word, stem, terms
+from ..language.words import DETERMINERS, Word, own_before, stem, terms
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium
 from .group import Group
@@ -31,7 +31,6 @@ _OF_PICTURES = re.compile(
     r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
     re.I,
 )
-_OWN = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$", re.I)
 _BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
 _BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)"
 _BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b", re.I)
@@ -140,7 +139,7 @@ def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:
     return frozenset(
         term
         for term, word, weight in left
-        if weight >= 1 and _OWN.search(intent.request[: word.start])
+        if weight >= 1 and own_before(intent.request, word.start)
     )
 
 
@@ -207,7 +206,7 @@ def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) 
     return any(
         word.stem not in owners
         and not _POSSESSIVE.search(word.text)
-        and (_OWN.search(request[: word.start]) or _is_name(word, index, number))
+        and (own_before(request, word.start) or _is_name(word, index, number))
         for word in said
     )
 

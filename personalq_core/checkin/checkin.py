@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
@@ -22,22 +21,20 @@ from .beside import (
     Named,
     is_style,
     named_beside,
-    names_base,
     other_named,
     without,
     without_base,
 )
 from .decision import Candidate, Decision
+from .fit import fit
 from .group import Group, doubt, group
 from .intent import Intent, as_written, place_in_list, understand
 from .picture import said_of_the_picture
 from .rerank import (
-    FEATURES,
     Scored,
     Weights,
     as_called,
     author_of,
-    fit_features,
     is_called,
     learned_weights,
     names,
@@ -340,17 +337,6 @@ class CheckIn:
             known = {**known, **fresh}
         return np.stack([known[_text_key(text)] for text in by_card])
 
-def fit(intent: Intent, index: Index, scored: Sequence[Scored], weights: Weights) -> float:
-    """Probability that the best card is what was asked for at all, 0 to 1."""
-    best = dict(zip(FEATURES, scored[0].features, strict=True))
-    if best["trigger"] or names_base(intent, index, scored[0].number):
-        return 1.0  # it is called by its trigger, or as the base to use
-    if best["excluded"] == 1:
-        return 0.0  # even the best is what it must not be
-    logit = float(fit_features(intent, index, scored) @ weights.fit)
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
-
-
 def with_answer(intent: Intent, said: Intent, index: Index, offered: Sequence[int]) -> Intent:
     """The request, with the words and wishes of the answer that was said.
 
@@ -404,7 +390,7 @@ def _without(asked: _Asked, other: Group) -> _Asked:
     """A request as if one of the things it names were not named."""
     number = other.best.number
     alone = without_base(asked.intent, asked.index.cards[number])
-    alone = without(alone, asked.index.title_words(number))
+    alone = without(alone, asked.index.called_words(number))
     others = [entry.number for entry in other.members]
     allowed = np.setdiff1d(asked.allowed, others, assume_unique=True)
     return replace(asked, intent=alone, found=asked.index.search(alone), allowed=allowed)

@@ -18,7 +18,7 @@ _NEWEST = {
     "en": r"newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
     rf"|last(?=\s+(?:{FILE}|of them|of the v\d))|(?:as|like) it is (?:now|today)|nowadays",
     "es": r"m[áa]s recientes?|m[áa]s nuev[oa]|últim[oa]|actual",
-    "de": r"neueste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?|jüngste[nrsm]?",
+    "de": r"neue?ste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?|jüngste[nrsm]?",
     "fr": r"plus r[ée]cente?|derni[eè]re?|actuel(?:le)?",
 }
 _OLDEST = {
@@ -31,8 +31,11 @@ _OLDEST = {
     "de": r"älteste[nrsm]?|ältere[nrsm]?|frühere[nrsm]?|ursprüngliche[nrsm]?",
     "fr": r"(?:plus )?ancien(?:ne)?",
 }
-_NEWEST_CJK = r"最新[的の]?|新しい|最近[的の]?"
-_OLDEST_CJK = r"最早的?|最旧的?|以前的?|最初の|古い"
+_LE = r"(?:le|la|les|el|los|las)\s+(?=plus\b|m[áa]s\b)"
+_NEWEST_CJK = (
+    r"の?(?:最新|一番新しい)(?:版本?|バージョン|モデル)?[的の]?|(?<!一番)新しい|最近[的の]?"
+)
+_OLDEST_CJK = r"最早[的の]?|最旧的?|以前的?|の?(?:最初|最古)(?:版|バージョン)?の|(?:一番)?古い"
 
 _BEFORE = {"en": r"before|prior to", "es": "antes de", "de": r"bevor|vor|als(?=\s+\w+ noch\b)",
            "fr": "avant"}  # fmt: skip
@@ -97,8 +100,8 @@ def cues(code: str) -> Cues:
         return read(rf"\b(?:{of(by_language)})\b(?P<who>\s+(?:{of(_WHO)})\b)?|(?P<cjk>{cjk})")
 
     return Cues(
-        newest=read(rf"\b(?:the\s+)?(?:{of(_NEWEST)})\b|{_NEWEST_CJK}"),
-        oldest=read(rf"\b(?:the\s+(?=first))?(?:{of(_OLDEST)})\b|{_OLDEST_CJK}"),
+        newest=read(rf"\b(?:the\s+|{_LE})?(?:{of(_NEWEST)})\b|{_NEWEST_CJK}"),
+        oldest=read(rf"\b(?:the\s+(?=first)|{_LE})?(?:{of(_OLDEST)})\b|{_OLDEST_CJK}"),
         before=event(_BEFORE, _BEFORE_CJK),
         after=event(_AFTER, _AFTER_CJK),
         soft_old=read(rf"\b(?:{of(_SOFT_OLD)})\b"),

@@ -13,11 +13,11 @@ from functools import cached_property
 
 from ..language.thesaurus import thesaurus
 from ..language.translate import language, translate
-from ..language.words import DETERMINERS, FUNCTION_WORDS, WORN, Word, fold, stem, words
+from ..language.words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, words
 from ..library.family import normalise_family
 from ..library.ordinary import is_general_tag
 from .attributes import is_manner
-from .cues import cues
+from .cues import FILE, cues
 from .period import find_period
 
 SCENE_WEIGHT = 0.25
@@ -117,12 +117,12 @@ class Intent:
         first = _REST.search(self.request, self.words[0].end) if self.words else None
         rest = first.start() if first else len(self.request)
         for before, word in zip(self.words, self.words[1:], strict=False):
-            if _DOING.search(word.text) and thesaurus().is_noun(before.text):
+            if DOING.search(word.text) and thesaurus().is_noun(before.text):
                 rest = min(rest, word.start)
         return tuple(
             weight >= 1
             and word.start < rest
-            and not (place and _DOING.search(word.text))
+            and not (place and DOING.search(word.text))
             and not (place and _LOOK.fullmatch(word.text))
             and not (self.order_is_soft and word.stem in ("old", "new"))
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
@@ -195,7 +195,8 @@ _AUTHOR = re.compile(
 )
 _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
-_DOING = re.compile(r"[aeiouy]\w*ing$")
+DOING = re.compile(r"[aeiouy]\w*ing$")
+"""Tells what a thing does, not what it is."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _SHOWN = re.compile(
     r"^[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
@@ -258,6 +259,13 @@ _PICTURE_OF = re.compile(
     r"^\W*(?:(?:an?|the|my)\b\s*)?(?P<how>\b[^,.;]*?\b(?P<last>\w+)) of\b", re.I
 )
 """Begins a request: "a storyboard sketch of"."""
+_LEADING_PLACE = re.compile(
+    r"\W*(?P<place>(?:in|on|at|under|inside|beside|behind|during|near|among)\s[^,.;:]*),(?=\s*\w)",
+    re.I,
+)
+"""Begins a request with the surroundings: "In a night market, my robot pours tea"."""
+_SENTENCE_ENDS = re.compile(r"(?<=\w\w)[.!?]+\s+(?=[A-Z])|[\u3002\uff01\uff1f]\s*(?=\w)")
+_OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\b|我|私の|うちの", re.I)
 _SETTING = re.compile(
     r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
     r"|quality|resolution|composition|scene|mood|atmosphere|hintergrund|fondo|fond|背景)s?\b[^,;.]*",
@@ -275,8 +283,18 @@ _AND_A = re.compile(r"\b(?:and an?|und eine?[mnr]?|et une?|y una?)\b", re.I)
 _WORN = re.compile(rf"\b(?:{'|'.join(sorted(WORN))})\b", re.I)
 _NAMED_NO = re.compile(r"\b[A-Z]\w*\s+(?P<no>no)\s+(?=[A-Z])")
 """A name in Japanese: "Ni no Kuni"."""
-_MODEL_WORD = re.compile(r"(?<=\w )(?:models?|versions?)\b", re.I)
-_FILE_WORD = re.compile(r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b", re.I)
+_MODEL_WORD = re.compile(
+    r"(?<=\w )(?:models?|versions?|modelos?|versi[óo]n(?:es)?|modelle?|versionen|mod[èe]les?)\b",
+    re.I,
+)
+_FILE_WORD = re.compile(
+    r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b|\bloras?(?=:?\s+\w*_)", re.I
+)
+_OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
+_I_HAVE = re.compile(
+    r"\b(?:that\s+)?i(?:['\u2019]ve|\s+have)?\s+(?:got|have|own|made|trained)\b(?=\s*(?:[,.;:]|$))",
+    re.I,
+)
 _SYNTAX = re.compile(
     r":\d+(?:\.\d+)?(?=\))|<[^<>]*>|\bembedding:\S+|__[^\s_][^\s]*?__|\{[^{}]*\}|\bBREAK\b"
     r"|\bAND\b"
@@ -385,8 +403,9 @@ def _author(text: str) -> tuple[str | None, list[tuple[int, int]]]:
 
 
 def _model_words(text: str, chosen_by: bool) -> list[tuple[int, int]]:
-    """ "lora", and "model" in "my newest fox model": they name the file, not the picture."""
-    patterns = (_FILE_WORD, _MODEL_WORD) if chosen_by else (_FILE_WORD,)
+    """ "lora", and "model" in "my newest fox model", "i have" in "the oldest fox i have": they tell
+    of the file, not of the picture."""
+    patterns = (_FILE_WORD, _MODEL_WORD, _I_HAVE) if chosen_by else (_FILE_WORD,)
     return [found.span() for pattern in patterns for found in pattern.finditer(text)]
 
 
@@ -462,7 +481,7 @@ def _is_version(text: str, found: re.Match[str]) -> bool:
     if found["several"]:
         return True
     after = re.match(r"[ \t]*(\w+)", text[found.end() :])
-    ends = after is None or fold(after[1]) in FUNCTION_WORDS or _DOING.search(after[1])
+    ends = after is None or fold(after[1]) in FUNCTION_WORDS or DOING.search(after[1])
     return bool(ends) and not _after_a(text, found.start())
 
 
@@ -527,11 +546,13 @@ def _soft_order(
 def _said_of(text: str, start: int) -> tuple[int, int]:
     """Where the words stand that "newest" before `start` is said of: "newest of my bears"."""
     end = start
+    is_said = False  # "the latest issue of a magazine" is said of the issue alone
     for word in words(text[start:]):
-        apart = text[end : start + word.start].strip()
-        leads = fold(word.text) in DETERMINERS | {"of", "de", "von"}
+        apart, said = text[end : start + word.start].strip(), fold(word.text)
+        leads = said in DETERMINERS or (said in {"of", "de", "von"} and not is_said)
         if apart or (word.stem in FUNCTION_WORDS and not leads):
             break
+        is_said = is_said or not (leads or _OF_FILES.fullmatch(said))
         end = start + word.end
     return start, end
 
@@ -599,8 +620,19 @@ def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
         if named < found.start() and end <= style:
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
+    spans += _other_sentences(text)
+    if (led := _LEADING_PLACE.match(text)) and not _STYLE.search(led["place"]):
+        spans.append(led.span("place"))
     spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
+
+
+def _other_sentences(text: str) -> list[tuple[int, int]]:
+    """All but the sentence that speaks of the user's own, or else the first."""
+    starts = [0, *(found.end() for found in _SENTENCE_ENDS.finditer(text))]
+    sentences = list(zip(starts, [*starts[1:], len(text)]))
+    main = next((s for s in sentences if _OWNED.search(text, *s)), sentences[0])
+    return [sentence for sentence in sentences if sentence != main]
 
 
 def _first_named(text: str) -> int:

@@ -59,7 +59,7 @@ _PERIOD = re.compile(
     rf"(?:\b(?P<rel>{_THIS}|{_LAST})\s+)?\b(?P<month>{'|'.join(_MONTH_NUMBER)})\b"
     r"(?:\s+(?:(?:of|de|del)\s+)?(?P<year>20\d\d)\b)?(?P<past>\s+(?:pasad[oa]|dernier))?"
     r"|(?P<cjk_year>20\d\d)年(?:(?P<cjk_month>\d\d?)月)?|\b(?P<only>20\d\d)\b"
-    rf"|\b(?P<rel2>{_THIS}|{_LAST})\s+(?P<unit>{_UNIT})\b"
+    rf"|\b(?P<rel2>{_THIS}|{_LAST})\s+(?P<unit>{_UNIT})\b(?!\s+(?:of|de|d['\u2019])\b)"
     rf"|\b(?P<unit2>{_UNIT})\s+(?:pasad[oa]|derni[eè]re?|pass[eé]e?)\b"
     rf"|\b(?P<ago>\d\d?|{_NUMBER})\s+(?P<ago_unit>{_LENGTH})\s+ago\b"
     rf"|\b(?:hace|vor|il y a)\s+(?P<ago2>\d\d?|{_NUMBER})\s+(?P<ago_unit2>{_LENGTH})\b"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import fold, spelled_in, stem, terms
+from ..language.words import Word, fold, spelled_in, stem, terms
 from ..library.card import ModelCard
 from ..library.ordinary import is_general_tag
 from ..library.version import version_key
@@ -80,9 +80,9 @@ class Scored:
 
 FIT_FEATURES = (
     "sparse", "dense", "title", "trigger", "covered", "unknown", "lost", "lost_sparse",
-    "lost_dense", "lost_title", "ahead", "head", "stranger", "bias",
+    "lost_dense", "lost_title", "ahead", "head", "stranger", "called", "name", "bias",
 )  # fmt: skip
-"""What tells whether the best card is meant at all."""
+"""What tells whether the best card is meant at all, see `fit.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +123,19 @@ def name_of_weights(with_meaning: bool) -> str:
     return "words and embeddings" if with_meaning else "words"
 
 
-def fit_features(intent: Intent, index: Index, scored: Sequence[Scored]) -> np.ndarray:
-    """(len(FIT_FEATURES),) of the best of some cards.
+def is_coined(word: Word) -> bool:
+    """Whether a word is none of the language: a name."""
+    return word.text.isalpha() and len(word.text) > 2 and thesaurus().lemma(word.text) is None
 
-    "ahead" is how far it is ahead of a middling one, and so the same for any library; "head" how
-    well it answers the noun that names the thing; "stranger" whether a name is asked for that no
-    card says.
-    """
-    best = scored[0]
-    value = dict(zip(FEATURES, best.features, strict=True))
-    covered, unknown = coverage(intent, index, best.number)
-    middling = float(np.median([entry.hints for entry in scored]))
-    value |= {
-        "covered": covered, "unknown": unknown, "bias": 1.0,
-        "lost": float(value["lost_dense"] != 0 or value["lost_sparse"] != 0),
-        "ahead": (best.hints - middling) / 10,
-        "head": _head(intent, index, best.number), "stranger": _stranger(intent, index),
-    }  # fmt: skip
-    return np.array([value[name] for name in FIT_FEATURES])
+
+def by_name(intent: Intent, index: Index, number: int) -> bool:
+    """Whether a request calls a card by a name: by a word of its title or triggers that is none of
+    the language."""
+    called = index.called_words(number)
+    return any(
+        weight >= 1 and is_coined(word) and any(t in called and w >= SAME for t, w in read.items())
+        for (word, weight), read in zip(intent.weighed(), index.read(intent), strict=True)
+    )
 
 
 def _named(intent: Intent, index: Index, number: int) -> float:
@@ -150,37 +145,11 @@ def _named(intent: Intent, index: Index, number: int) -> float:
     for word, readings, naming in zip(
         intent.words, index.read(intent), intent.naming, strict=True
     ):
-        if naming:
+        if naming or (readings and is_coined(word)):
             share = index.idf(word.stem)
             mass += share
             answered += share * max((w for t, w in readings.items() if t in own), default=0.0)
     return answered / (mass or 1)
-
-
-def _head(intent: Intent, index: Index, number: int) -> float:
-    """How well a card answers the noun that names the thing asked for, 0 to 1; 1 without one."""
-    own = index.words_of(number)
-    answers = [
-        max((w for term, w in readings.items() if term in own), default=0.0)
-        for readings, at in zip(index.read(intent), intent.naming, strict=True)
-        if at
-    ]
-    if not answers:
-        return 1.0
-    # Other languages put what describes a noun after it.
-    return max(answers) if intent.foreign else answers[-1]
-
-
-def _stranger(intent: Intent, index: Index) -> float:
-    """1 where the request calls something by a name that no card says."""
-    return float(
-        any(
-            at and not readings and word.start > 0 and intent.request[word.start].isupper()
-            for word, readings, at in zip(
-                intent.words, index.read(intent), intent.naming, strict=True
-            )
-        )
-    )
 
 
 def names(intent: Intent, index: Index, number: int) -> bool:

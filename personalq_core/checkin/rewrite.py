@@ -23,11 +23,14 @@ from ..library.card import ModelCard
 from .beside import base_named
 from .intent import PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
+_DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _REST_OF_NAME = re.compile(
     r"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?"
     r"(?:\.(?:safetensors|sft|ckpt|pt)\b)?", re.I,
 )
+_OWN_CJK = re.compile(r"(?:我们?|我家|咱们?|私|僕|俺|うち|わたし|ぼく)[的の]?$")
+_OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
 
@@ -118,6 +121,7 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
     for start, end in _merged(text, selecting):
         end = _with_of(text, start, end)
         start = _with_lone_article(text, start, end)
+        start, end = _with_brackets(text, start, end)
         if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
@@ -148,12 +152,23 @@ def _with_lone_article(text: str, start: int, end: int) -> int:
     return before.start(1) if text[end:].lstrip()[:1] in ("", *",.;:)") else start
 
 
+def _with_brackets(text: str, start: int, end: int) -> tuple[int, int]:
+    """With the brackets that nothing is left in, "bear (v8)", or a dash of two: "bear - v8 - "."""
+    before, after = text[:start].rstrip(), text[end:].lstrip()
+    opens, closes = len(before) - 1, len(text) - len(after)
+    is_empty = before.endswith("(") and after.startswith(")") and not before.endswith("\\(")
+    if is_empty or (_DASH.search(before) and _DASH.match(after)):
+        return opens, closes + is_empty
+    return start, end
+
+
 def _merged(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans with nothing but spaces between them are one."""
     merged: list[tuple[int, int]] = []
     for start, end in spans:
         if merged and not text[merged[-1][1] : start].strip(" "):
-            start = merged.pop()[0]
+            start, until = merged.pop()
+            end = max(end, until)
         merged.append((start, end))
     return merged
 
@@ -284,24 +299,38 @@ def _joined(intent: Intent, start: int, end: int) -> bool:
     if any(a < end and start < b for a, b in intent.selecting):
         return not re.search(r"[,.;:()\[\]{}<>|]", intent.request[start:end])
     between = intent.request[start:end]
-    if re.fullmatch(r"\s*|_+", between):
+    if re.fullmatch(r"['\u2019]?\s*|_+", between):
         return True
     joining = r"(?:\s+(?:the|el|la|der|die|das|le|of|de|du))+\s+|[\u306e\u306a\u7684]"
     return bool(re.fullmatch(joining, between))
 
 
 def _with_determiner(intent: Intent, start: int) -> int:
-    """Take "my newest" before the noun along."""
+    """Take "my newest" before the noun along, and "the newest version of my"."""
+
+    def is_selecting(word: Word) -> bool:
+        return any(a <= word.start < b for a, b in intent.selecting)
+
+    start = _with_own_cjk(intent, start)
     before = [word for word in words(intent.request) if word.end <= start]
-    for word in reversed(before):
-        gap = intent.request[word.end : start]
-        selecting = any(a <= word.start < b for a, b in intent.selecting)
-        if gap.strip(" '\u2019") or not (fold(word.text) in _TAKEN_ALONG or selecting):
+    for place, word in reversed([*enumerate(before)]):
+        gap, text = intent.request[word.end : start], fold(word.text)
+        is_of = text in _OF and place > 0 and is_selecting(before[place - 1])
+        if gap.strip(" '\u2019") or not (text in _TAKEN_ALONG or is_of or is_selecting(word)):
             break
         if PROTECTED.search(intent.request[word.start : start]):
             break
         start = word.start
     return start
+
+
+def _with_own_cjk(intent: Intent, start: int) -> int:
+    """Take "my newest" along where it is written without spaces: "我最新的"."""
+    selected = start
+    for a, b in reversed(intent.selecting):
+        selected = a if b == selected else selected
+    own = _OWN_CJK.search(intent.request[:selected])
+    return own.start() if own else start
 
 
 def _kept_noun(request: str, span: tuple[int, int], card: ModelCard) -> str:

@@ -3,7 +3,7 @@
 Fifty versions of one thing are equally near to "my bear from March 2024". Words and meaning alone
 would leave the right one out by chance, so among the near cards those that a request's version,
 period or order picks out join the nearest, and the newest where it says nothing of time; and so do
-those whose trigger stands in the request.
+those whose trigger or name stands in the request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ..language.words import fold
 from ..library.card import ModelCard
 from .intent import Intent
-from .rerank import MAX_TRIGGERS, moment_of, version_numbers
+from .rerank import MAX_TRIGGERS, is_coined, moment_of, version_numbers
 from .retrieve import Index, Retrieved
 
 TOP_K = 24
@@ -40,6 +40,8 @@ def shortlist(
     numbers = np.asarray(allowed, int)
     editions = _editions(index)
     called = those_of(editions.called_by(intent.request), numbers)
+    named = those_of(index.called({w.stem for w in intent.words if is_coined(w)}), numbers)
+    called = np.union1d(called, named)
     picked = [nearest(found, numbers, TOP_K), nearest(found, called, _MORE)]
     alike = near(found, numbers)
     dates = editions.dates[alike]

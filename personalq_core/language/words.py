@@ -22,13 +22,13 @@ def _listed(text: str) -> frozenset[str]:
 DETERMINERS = _listed(
     "a an the my our your his her its their this that these those "
     "el la los las un una unos unas mi mis tu su sus nuestro nuestra "
-    "der die das den dem des ein eine einen einem einer mein meine meinen meiner unser unsere "
-    "unserer le les l une mon ma mes notre nos ce cette"
+    "der die das den dem des ein eine einen einem einer eines mein meine meinen meinem meiner "
+    "meines unser unsere unserer unserem unseren unseres le les l une mon ma mes notre nos ce cette"
 )
 """Words that stand before a noun and leave the prompt with it."""
 OWNERS = _listed(
-    "my our mi mis nuestro nuestra mein meine meinen meinem meiner unser unsere unserem unseren "
-    "mon ma mes notre nos"
+    "my our mi mis nuestro nuestra mein meine meinen meinem meiner meines unser unsere unserem "
+    "unseren unseres mon ma mes notre nos"
 )
 """Words that say whose a thing is: the user's own."""
 WORN = _listed("with wearing mit con avec")
@@ -68,6 +68,17 @@ def words(text: str) -> list[Word]:
         Word(found.group(), stem(found.group()), found.start(), found.end())
         for found in _WORD.finditer(text)
     ]
+
+
+_OWN = re.compile(
+    rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$"
+    "|(?:我们?|我家|咱们?|私|僕|俺|うち)[的の]?(?:最[新旧][的の]?)?$", re.I
+)
+
+
+def own_before(text: str, place: int) -> bool:
+    """Whether the words before a place say that what stands there is the user's own."""
+    return bool(_OWN.search(text[:place]))
 
 
 def cjk_runs(text: str) -> list[tuple[int, int]]:
