@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import DETERMINERS, Word, own_before, stem, terms
+from ..language.words import DETERMINERS, Word, own_before, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium
 from .group import Group
@@ -33,13 +33,13 @@ _OF_PICTURES = re.compile(
 )
 _BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
 _BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)"
-_BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b", re.I)
-_BASE_BEFORE = re.compile(rf"\b{_BASE_WORD}(?:\s*:)?\s+$", re.I)
+_BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b|\s*で(?=$|[\u3001\u3002,.])", re.I)
+_BASE_BEFORE = re.compile(rf"\b(?:{_BASE_WORD}(?:\s*:)?|using(?:\s+(?:the|my))?)\s+$", re.I)
 _ON_THE = re.compile(
     r"(?:\b(?:in|on|with|using|from|by|im|auf|mit|en|con|dans|sur|avec)\s+)?"
     rf"(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?$", re.I
 )
-_ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
+_ANY = re.compile(r"\ban?\s+(?:(?!(?:of|in|on|with|by|and)\b)\w+\s+){0,2}$", re.I)
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
@@ -158,10 +158,12 @@ def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
 
 def names_base(intent: Intent, index: Index, number: int) -> bool:
     """Whether a card is a base that a request says to use."""
-    title = index.title_words(number)
+    card = index.cards[number]
+    # Whole words: "DreamShaper" is one.
+    title = index.title_words(number) & {word.stem for word in words(card.title)}
     said = title & {word.stem for word in intent.words}
     is_titled = _says_most(said, title, _TITLE_NAMED)
-    return is_titled and base_named(intent, index.cards[number]) is not None
+    return is_titled and base_named(intent, card) is not None
 
 
 def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..language.words import OWNERS, spelling, words
 from .attributes import opposed
 from .intent import Intent
 from .rerank import DOUBT_FEATURES, FEATURES, SOFT, Scored, Weights, coverage
@@ -81,8 +82,17 @@ def doubt_features(
 
 def doubt(intent: Intent, index: Index, best: Group, other: Group, weights: Weights) -> float:
     """Probability that the other group may be meant as well as the best, 0 to 1."""
+    if _is_titled(intent, index, best) and not _is_titled(intent, index, other):
+        return 0.0
     logit = float(doubt_features(intent, index, best, other, weights) @ weights.doubt)
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
+
+
+def _is_titled(intent: Intent, index: Index, group: Group) -> bool:
+    """Whether a title that says whose it is, "my robot", stands in the request as it is."""
+    title = index.cards[group.best.number].title
+    is_own = any(word.stem in OWNERS for word in words(title))
+    return is_own and bool(spelling(title).search(intent.request))
 
 
 def _same(index: Index, one: int, other: int) -> bool:

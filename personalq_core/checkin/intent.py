@@ -159,7 +159,8 @@ _VERSION = re.compile(
     r"\b(?:of the )?(?:ver\.?|version|versión|rev)\s?\.?(\d+(?:\.\d+)*)s?\b"
     r"|\bof the v(\d+(?:\.\d+)*)s?\b"
     r"|第\s?(\d+|[一二三四五])\s?[版代]|バージョン\s?(\d+)"
-    r"|\bversion\s(one|two|three|four|five)\b|\b((?:epoch|step)\s?\d+)\b",
+    r"|\bversion\s(one|two|three|four|five)\b|\b((?:epoch|step)\s?\d+)\b"
+    r"|\b(?:[ée]poca|epoche|[ée]poque|schritt|paso|[ée]tape|エポック|ステップ)\s?(\d+)\b",
     re.I,
 )
 _DECIMAL = re.compile(r"(?<![\w.:])(0\.\d+)(?![\w.)])")
@@ -195,7 +196,7 @@ _AUTHOR = re.compile(
 )
 _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
-DOING = re.compile(r"[aeiouy]\w*ing$")
+DOING = re.compile(r"[aeiouy]\w*(?:ing|ando|iendo|yendo)$")
 """Tells what a thing does, not what it is."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _SHOWN = re.compile(
@@ -235,14 +236,19 @@ _KIND = re.compile(
 )
 """But "two roads merge"."""
 
-_ALTERNATIVE = re.compile(r"\b(?:or|and|nor|oder|und|noch|ou|et|o|y|ni)\b|[和或、]", re.I)
+_ALTERNATIVE = re.compile(r",|\b(?:or|and|nor|oder|und|noch|ou|et|o|y|ni)\b|[和或、]", re.I)
+_MORE_OF_THEM = re.compile(
+    r"(?:\s*,\s*[\w-]+){1,3}?\s*,?\s*(?:or|nor|and)\s+(?:the\s+)?[\w-]+\s+ones?\b", re.I
+)
+"""Goes on after "not the cozy": ", cute or baroque one"."""
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
 _SCENE = re.compile(
     r"\b(?:on|over|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
     r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
-    r"that says?|saying|auf|unter|neben|hinter|bei|im|am|in (?:der|dem|einem|einer)|sur|sous|devant"
-    r"|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b|“|(?<!\w)\"(?=\S)|在",
+    r"that says?|saying|auf|unter|neben|hinter|bei|beim|im|am|in (?:der|dem|einem|einer)|sur|sous"
+    r"|devant|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b"
+    r"|“|(?<!\w)\"(?=\S)|在",
     re.I,
 )
 _PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
@@ -266,6 +272,10 @@ _LEADING_PLACE = re.compile(
 """Begins a request with the surroundings: "In a night market, my robot pours tea"."""
 _SENTENCE_ENDS = re.compile(r"(?<=\w\w)[.!?]+\s+(?=[A-Z])|[\u3002\uff01\uff1f]\s*(?=\w)")
 _OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\b|我|私の|うちの", re.I)
+_PICTURE_OF_ONE = re.compile(
+    r"(?<=['\u2019]s )(?:portrait|photo|photograph|picture|headshot|selfie)s?\b", re.I
+)
+"""What "Sarah's portrait" is, and not what it shows."""
 _SETTING = re.compile(
     r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
     r"|quality|resolution|composition|scene|mood|atmosphere|hintergrund|fondo|fond|背景)s?\b[^,;.]*",
@@ -438,8 +448,10 @@ def _exclusions(text: str, code: str) -> tuple[tuple[Exclusion, ...], list[tuple
     spans: list[tuple[int, int]] = []
     text = _blank(text, [found.span("no") for found in _NAMED_NO.finditer(text)])
     for found in cues(code).exclude.finditer(text):
-        what = found["what"] or found["zh"] or found["ja"] or ""
-        span = found.start(), found.start() + len(found.group().rstrip())
+        more = _MORE_OF_THEM.match(text, found.end())
+        what = (found["what"] or found["zh"] or found["ja"] or "") + (more.group() if more else "")
+        end = more.end() if more else found.start() + len(found.group().rstrip())
+        span = found.start(), end
         named = [
             Exclusion(" ".join(w.text for w in said), frozenset(w.stem for w in said), span)
             for part in _ALTERNATIVE.split(what)
@@ -570,6 +582,7 @@ def _weigh(
     manner_spans = [(start, end) for start, end in _manner_spans(free) if named < start]
     if (led := _PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
         manner_spans.append(led.span("how"))
+    manner_spans += [found.span() for found in _PICTURE_OF_ONE.finditer(free)]
     in_manner = _places(manner_spans, request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:

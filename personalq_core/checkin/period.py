@@ -58,6 +58,7 @@ _PERIOD = re.compile(
     rf"|depuis)\s+)?{_IN}(?:(?:the|el|la|le|dem|der|den|l['\u2019])\s*)?(?:"
     rf"(?:\b(?P<rel>{_THIS}|{_LAST})\s+)?\b(?P<month>{'|'.join(_MONTH_NUMBER)})\b"
     r"(?:\s+(?:(?:of|de|del)\s+)?(?P<year>20\d\d)\b)?(?P<past>\s+(?:pasad[oa]|dernier))?"
+    r"|\b(?P<iso>20\d\d-[01]\d(?:-[0-3]\d)?)\b"
     r"|(?P<cjk_year>20\d\d)年(?:(?P<cjk_month>\d\d?)月)?|\b(?P<only>20\d\d)\b"
     rf"|\b(?P<rel2>{_THIS}|{_LAST})\s+(?P<unit>{_UNIT})\b(?!\s+(?:of|de|d['\u2019])\b)"
     rf"|\b(?P<unit2>{_UNIT})\s+(?:pasad[oa]|derni[eè]re?|pass[eé]e?)\b"
@@ -90,10 +91,13 @@ def find_period(text: str, now: datetime) -> tuple[Period, tuple[int, int]] | No
         if found["side"] and (found["month"] or found["only"]):
             is_before = _BEFORE.match(found["side"])
             period = (_EVER[0], period[0]) if is_before else (period[0], _EVER[1])
-        return period, found.span()
+        one = _ONE.match(text, found.end())
+        return period, (found.start(), one.end() if one else found.end())
     return None
 
 
+_ONE = re.compile(r"\s+(?:one|version)\b", re.I)
+"""Of that time: "the January one"."""
 _EVER = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 1, 1, tzinfo=timezone.utc)
 
 
@@ -116,7 +120,7 @@ def _is_time(found: re.Match[str], text: str, this_year: int) -> bool:
         return int(year) <= this_year
     if part["yesterday"]:
         return part["yesterday"] == _YESTERDAY.get(language(text))
-    if not part["month"] or part["rel"] or part["past"]:
+    if not part["month"] or part["rel"] or part["past"] or _ONE.match(text, found.end()):
         return True
     # Spanish and French months are small, names are not; in English "of June" is no time.
     code = language(text)
@@ -135,6 +139,8 @@ def _read(found: re.Match[str], day: datetime) -> Period:
         if part["cjk_month"] and 1 <= int(part["cjk_month"]) <= 12:
             return _month(int(part["cjk_month"]), year, None, day)
         return _year(int(year), day)
+    if part["iso"]:
+        return _iso(part["iso"], day)
     if part["only"]:
         return _year(int(part["only"]), day)
     if unit := part["unit"] or part["unit2"]:
@@ -161,6 +167,16 @@ def _unit(said: str) -> str:
         for name, forms in _UNITS.items()
         if any(re.fullmatch(form, said, re.I) for form in forms.split())
     )
+
+
+def _iso(written: str, day: datetime) -> Period:
+    """A day, 2024-11-10, or a month, 2024-11; never one that no calendar has."""
+    year, month, *days = map(int, written.split("-"))
+    first = _month(min(max(month, 1), 12), str(year), None, day)
+    if not days or not 1 <= days[0] <= (first[1] - first[0]).days:
+        return first
+    start = first[0] + timedelta(days=days[0] - 1)
+    return start, start + timedelta(days=1)
 
 
 def _year(year: int, day: datetime) -> Period:

@@ -23,7 +23,8 @@ _CLAUSE = re.compile(r"used|back|when|as|like|nowadays", re.I)
 _INDEFINITE = re.compile(r"\b(?:an?|eine?[nrsm]?|une?)\s+$", re.I)
 _FILE = re.compile(rf"\b{FILE}s?\b", re.I)
 _CERTAIN = re.compile(
-    r"\b(?:the|one|ones|der|die|das|den|dem|el|la|los|las|le|les|version|lora|model)\b", re.I
+    r"^\W*(?:\w+\s+){0,2}(?:the|der|die|das|den|dem|el|la|los|las|le|les)\b"
+    r"|\b(?:ones?|version|lora|model)\b", re.I
 )
 _PLACE = re.compile(r"\b(?:in|on|at|with|against|by|from|to|into|for)\s+(?:the\s+)?$", re.I)
 _IN_A_MONTH = re.compile(r"(?:in|im|en)\s+[^\W\d]+", re.I)
@@ -48,17 +49,28 @@ def said_of_the_picture(
 def _orders_them(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
     """Whether "newest" is said of what the cards are or another is called, or of nothing else."""
     request, start = intent.request, cue.span[0]
-    if _CLAUSE.match(request, start) or is_cjk(request):
+    if _CLAUSE.match(request, start):
         return True
+    if is_cjk(request):
+        return _orders_next(intent, cue, index)
     of = slice(*cue.of)
     if _INDEFINITE.search(request[:start]):
         return bool(_FILE.search(request[of]))
     if any(cue.of[0] <= word.start < cue.of[1] for word in intent.words):
         meant = meant_by(intent, index, *cue.of)
-        return any(index.is_label(term) for term in meant) or any(
+        is_said = any(index.is_label(term) for term in meant) or any(
             meant & index.words_of(number) for number in near
         )
+        return is_said or (intent.foreign and _stands_alone(intent, start, index))
     return bool(request[of].strip()) or _stands_alone(intent, start, index)
+
+
+def _orders_next(intent: Intent, cue: Cue, index: Index) -> bool:
+    """Whether the word right after "最新的" calls a card, or none stands there: "古い本", an old
+    book, asks for no version."""
+    end = cue.span[1]
+    after = [w for w in intent.words if end <= w.start <= end + 1]
+    return not after or any(map(index.is_label, meant_by(intent, index, end, end + 2)))
 
 
 def _stands_alone(intent: Intent, start: int, index: Index) -> bool:

@@ -15,8 +15,9 @@ from functools import cache, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
+from .kana import romaji
 from .thesaurus import thesaurus
-from .words import Word, fold, is_cjk, stem, words
+from .words import Word, fold, is_cjk, own_before, stem, words
 
 LANGUAGES = ("es", "de", "fr", "zh", "ja")
 _MARKS = {
@@ -92,6 +93,11 @@ def _known_in_english(found: Sequence[str], code: str) -> int:
 _PARTICLE = re.compile(r"[のがをにはでとも的了在我们你他她是]")
 """What joins Chinese and Japanese words, and is no part of a name."""
 
+_OF_ONES_OWN = {
+    "mujer": "wife", "frau": "wife", "femme": "wife", "mann": "husband", "hombre": "husband",
+}  # fmt: skip
+"""What words mean where they are said to be one's own: "meine Frau"."""
+
 Table = Mapping[str, tuple[str, ...]]
 """Folded foreign word -> English, the likeliest first; may be several words each."""
 
@@ -126,6 +132,8 @@ def translate(request: str, code: str) -> list[Word]:
         if prefix := re.match(r"[ldLDqu]{1,2}['\u2019]", text):
             text, skip = text[prefix.end() :], prefix.end()
         english = _look_up(fold(text), table, code)
+        if own_before(request, word.start) and fold(text) in _OF_ONES_OWN:
+            english = (_OF_ONES_OWN[fold(text)],)
         found += _words_of(english or (text,), word.start + skip, word.end, text)
     return found
 
@@ -199,24 +207,3 @@ def _name(text: str, end: int) -> list[Word]:
         return []
     latin = romaji(text) or text
     return [Word(latin, stem(latin), end - len(text), end)]
-
-
-_ROWS = {
-    "": "アイウエオ", "k": "カキクケコ", "s": "サシスセソ", "t": "タチツテト", "n": "ナニヌネノ",
-    "h": "ハヒフヘホ", "m": "マミムメモ", "r": "ラリルレロ", "g": "ガギグゲゴ", "z": "ザジズゼゾ",
-    "d": "ダヂヅデド", "b": "バビブベボ", "p": "パピプペポ",
-}  # fmt: skip
-_KANA = {kana: row + "aiueo"[i] for row, kanas in _ROWS.items() for i, kana in enumerate(kanas)}
-_KANA |= {
-    "シ": "shi", "チ": "chi", "ツ": "tsu", "フ": "fu", "ジ": "ji", "ヤ": "ya", "ユ": "yu",
-    "ヨ": "yo", "ワ": "wa", "ヲ": "o", "ン": "n", "ー": "", "ヴ": "v", "ッ": "", "ァ": "a",
-    "ィ": "i", "ゥ": "u", "ェ": "e", "ォ": "o", "ャ": "ya", "ュ": "yu", "ョ": "yo",
-}  # fmt: skip
-
-
-def romaji(kana: str) -> str | None:
-    """Hepburn's Latin letters; None where a character is no kana."""
-    plain = "".join(chr(ord(c) + 96) if "ぁ" <= c <= "ゖ" else c for c in kana)
-    if not all(char in _KANA for char in plain):
-        return None
-    return "".join(_KANA[char] for char in plain)

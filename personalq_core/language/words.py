@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .kana import romaji
+
 _WORD = re.compile(r"[぀-ヿㇰ-ㇿ]+|[㐀-鿿々]+|[^\W_぀-ヿㇰ-ㇿ㐀-鿿々]+(?:['\u2019][^\W\d_]+)*")
 _CJK = re.compile(r"[぀-ヿ㐀-鿿々]")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -42,6 +44,7 @@ _FUNCTION_WORDS = DETERMINERS | _listed(
     "off out about there please want need make made give show use using s t m ve re ll d not no "
     "can could will would shall should may might must thing things something anything "
     "without nor neither "
+    "mas menos plus moins cote beim "
     "de del al en con por para y o que es como sin era cuando fue esta muy "
     "war wurde noch unserem unseren als "
     "etait quand est tres "
@@ -140,13 +143,14 @@ FUNCTION_WORDS = _FUNCTION_WORDS | frozenset(map(stem, _FUNCTION_WORDS))
 def terms(text: str) -> list[str]:
     """Stems of a card's text; compounds like `PiratePunkAI` also in their parts.
 
-    Chinese and Japanese runs give their pairs of characters.
+    Chinese and Japanese runs give their pairs of characters, names in kana their Latin letters too.
     """
     found: list[str] = []
     for match in _WORD.finditer(text):
         word = match.group()
         if is_cjk(word):
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
+            found += [latin] if len(word) > 1 and (latin := romaji(word)) else []
             continue
         found.append(stem(word))
         parts = [] if _WHOLE.fullmatch(word) else _CAMEL.findall(word)
