@@ -582,7 +582,6 @@ def _weigh(
     manner_spans = [(start, end) for start, end in _manner_spans(free) if named < start]
     if (led := _PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
         manner_spans.append(led.span("how"))
-    manner_spans += [found.span() for found in _PICTURE_OF_ONE.finditer(free)]
     in_manner = _places(manner_spans, request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
@@ -637,6 +636,7 @@ def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
     if (led := _LEADING_PLACE.match(text)) and not _STYLE.search(led["place"]):
         spans.append(led.span("place"))
     spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
+    spans += [found.span() for found in _PICTURE_OF_ONE.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
 
 

@@ -69,8 +69,8 @@ def _orders_next(intent: Intent, cue: Cue, index: Index) -> bool:
     """Whether the word right after "最新的" calls a card, or none stands there: "古い本", an old
     book, asks for no version."""
     end = cue.span[1]
-    after = [w for w in intent.words if end <= w.start <= end + 1]
-    return not after or any(map(index.is_label, meant_by(intent, index, end, end + 2)))
+    after = any(word.start == end for word in intent.words)
+    return not after or any(map(index.is_label, meant_by(intent, index, end, end + 1)))
 
 
 def _stands_alone(intent: Intent, start: int, index: Index) -> bool:

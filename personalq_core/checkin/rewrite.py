@@ -29,7 +29,9 @@ _REST_OF_NAME = re.compile(
     r"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?"
     r"(?:\.(?:safetensors|sft|ckpt|pt)\b)?", re.I,
 )
-_OWN_CJK = re.compile(r"(?:我们?|我家|咱们?|私|僕|俺|うち|わたし|ぼく)[的の]?$")
+_OWN_CJK = re.compile(
+    r"(?:(?:我们?|我家|咱们?|私|僕|俺|うち|わたし|ぼく)[的の]?|[戴穿带]着?)$"
+)
 _OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
@@ -70,7 +72,7 @@ def rewrite(
             continue
         if _place_of(_apply(request, replaced, leaving)[0], card.triggers[0]):
             continue  # its words come together where others leave: "tdybr4 newest bear"
-        taken = [*there, *quoted, *replaced]
+        taken = [*there, *quoted, *bases, *replaced]
         # Words of a manner or a place name a style or another thing, but never the thing itself.
         least = SCENE_WEIGHT if card is not cards[0] else 1.0 if is_named else math.inf
         span = _spelled_span(intent, card, least) or _named_span(intent, card, taken, least)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -125,7 +126,7 @@ def translate(request: str, code: str) -> list[Word]:
     """The words of a request: places in the request, but text and stem in English."""
     table = _lexicon()[code]
     if code in ("zh", "ja"):
-        return [part for word in words(request) for part in _segment(request, word, table)]
+        return [part for word in _unbroken(words(request)) for part in _segment(word, table)]
     found: list[Word] = []
     for word in words(request):
         text, skip = word.text, 0
@@ -136,6 +137,18 @@ def translate(request: str, code: str) -> list[Word]:
             english = (_OF_ONES_OWN[fold(text)],)
         found += _words_of(english or (text,), word.start + skip, word.end, text)
     return found
+
+
+def _unbroken(found: Sequence[Word]) -> list[Word]:
+    """Runs of Chinese or Japanese, whatever script they are in: a word may have several."""
+    runs: list[Word] = []
+    for word in found:
+        last = runs[-1] if runs else word
+        if runs and last.end == word.start and is_cjk(last.text) and is_cjk(word.text):
+            runs[-1] = replace(last, text=last.text + word.text, end=word.end)
+        else:
+            runs.append(word)
+    return runs
 
 
 def _words_of(english: Sequence[str], start: int, end: int, said: str) -> list[Word]:
@@ -165,7 +178,7 @@ def _english(word: str) -> tuple[str, ...] | None:
     return (word,) if len(word) > 4 and thesaurus().lemma(word) == word else None
 
 
-def _segment(request: str, word: Word, table: Table) -> list[Word]:
+def _segment(word: Word, table: Table) -> list[Word]:
     """Longest known words first; kana that mean nothing known are a name."""
     if not is_cjk(word.text):
         return [word]
