@@ -14,7 +14,7 @@ from ..library.card import ModelCard
 from .attributes import is_manner, is_medium
 from .group import Group
 from .intent import PROTECTED, STYLE_WEIGHT, Intent
-from .rerank import trigger_named
+from .rerank import is_coined, trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
 
@@ -34,7 +34,11 @@ _OF_PICTURES = re.compile(
 _BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
 _BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)"
 _BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b|\s*で(?=$|[\u3001\u3002,.])", re.I)
-_BASE_BEFORE = re.compile(rf"\b(?:{_BASE_WORD}(?:\s*:)?|using(?:\s+(?:the|my))?)\s+$", re.I)
+_BASE_BEFORE = re.compile(
+    rf"\b(?:{_BASE_WORD}(?:\s*:)?|(?:using|made with)(?:\s+(?:the|my))?)\s+$", re.I
+)
+_WITH = re.compile(r"\b(?:in|on|with)\s+$", re.I)
+"""Before a name that is none of the language: "with dreamshaper"."""
 _ON_THE = re.compile(
     r"(?:\b(?:in|on|with|using|from|by|im|auf|mit|en|con|dans|sur|avec)\s+)?"
     rf"(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?$", re.I
@@ -126,7 +130,11 @@ def _said(
     elif title & index.words_of(index.number_of[choice.id]):
         is_meant = False  # another version of what is chosen
     else:
-        things = [word for _, word, weight in named if weight >= 1 or (most and len(said) > 1)]
+        things = [
+            word
+            for _, word, weight in named
+            if weight >= 1 or (most and len(said) > 1) or is_coined(word)
+        ]
         is_called = most or _is_called(intent, index, number, things)
         is_meant = bool(things) and is_called and not _is_any(intent, things)
         said |= _owned(intent, left) & index.called_words(number)
@@ -174,6 +182,7 @@ def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:
         start, end = run[0].start, run[-1].end
         before, after = _BASE_BEFORE.search(request[:start]), _BASE_AFTER.match(request, end)
         is_base = before or after or any(word.stem in _BASE_WORDS for word in run)
+        is_base = is_base or (_WITH.search(request[:start]) and any(map(is_coined, run)))
         if card.kind not in BASES or not is_base or _is_written(request, start):
             continue
         start, end = before.start() if before else start, after.end() if after else end

@@ -15,7 +15,8 @@ from functools import cache
 FILE = r"(?:version|edition|model|lora|checkpoint|one)"
 
 _NEWEST = {
-    "en": r"newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
+    "en": r"(?:from\s+(?:the|my)\s+)?(?:newest|latest|last)\s+training(?:\s+run)?\b"
+    r"|newest|latest|newer|freshest|most recent|up[- ]to[- ]date|current|recent"
     rf"|last(?=\s+(?:{FILE}|of them|of the v\d))|(?:as|like) it is (?:now|today)|nowadays",
     "es": r"m[áa]s recientes?|m[áa]s nuev[oa]|últim[oa]|actual",
     "de": r"neue?ste[nrsm]?|neuere[nrsm]?|letzte[nrsm]?|aktuelle[nrsm]?|jüngste[nrsm]?",
@@ -109,6 +110,6 @@ def cues(code: str) -> Cues:
         soft_new=read(rf"\b(?:{of(_SOFT_NEW)})\b"),
         exclude=read(
             rf"(?:,\s*)?\b(?:(?:and|but|y|und|et)\s+)?(?:{of(_NOT)})\b"
-            rf"(?P<what>(?:(?!\b(?:{_ENDS_WHAT})\b)[^,;.:()])*){_NOT_CJK}"
+            rf"(?P<what>(?:(?!\b(?:{_ENDS_WHAT})\b)(?:[^,;.:()]|(?<=\d)\.(?=\d)))*){_NOT_CJK}"
         ),
     )

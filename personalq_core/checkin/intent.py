@@ -207,7 +207,7 @@ _SHOWN = re.compile(
 """Begins a request: "charcoal style, a boxer", "brush lettering: hello". What follows is shown in
 it."""
 _REST = re.compile(
-    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not"
+    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not|as"
     r"|en|con|sin|mit|ohne|auf|im|am|bei|avec|sans|dans|sur)\b",
     re.I,
 )
@@ -300,7 +300,22 @@ _MODEL_WORD = re.compile(
 _FILE_WORD = re.compile(
     r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b|\bloras?(?=:?\s+\w*_)", re.I
 )
+_OF_ANY = re.compile(r"\ban?\s+(?:old|new)\s+$", re.I)
+"""Before the word, where it is no file: "an old version of Sherlock"."""
 _OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
+_DO = r"(?:draw|make|create|generate|paint|render|show|give|get)"
+_TO_THE_PROGRAM = (
+    re.compile(
+        r"^\W*(?P<said>(?:(?:hey|hi|hello|ok|okay)\b[\s,!]*)?(?:please\s+)?(?:"
+        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|have|see)\b"
+        rf"|i(?:['\u2019]d\s+(?:like|love)|\s+(?:want|need|would\s+like))\b"
+        rf"(?:\s+(?:to\s+(?:see|have|get)|you\s+to\s+{_DO})\b)?"
+        rf"|{_DO}(?=\s+(?:me|us|my|our|an?|the)\b))(?:\s+(?:me|us)\b)?)(?=\s+\w)",
+        re.I,
+    ),
+    re.compile(r"(?P<said>,?\s{0,2}\b(?:please|pls|plz|thanks|thx|thank you))[\s.!]*$", re.I),
+)
+"""What is said to whoever draws, and not of the picture: "can you draw ..., thanks"."""
 _I_HAVE = re.compile(
     r"\b(?:that\s+)?i(?:['\u2019]ve|\s+have)?\s+(?:got|have|own|made|trained)\b(?=\s*(?:[,.;:]|$))",
     re.I,
@@ -338,7 +353,7 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         base = normalise_family(base_name)
         selecting.append(found.span())
     version, spans = _version(free)
-    selecting += spans
+    selecting += [(start, _with_one(free, end)) for start, end in spans]
     kind = _KIND.search(_blank(free, _manner_spans(free)))
     period = None
     if timed := find_period(free, now):
@@ -360,6 +375,8 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         # What is beside a BREAK or a wildcard keeps it apart.
         if re.search(r"\w", request[start:end])
     ]
+    told = (pattern.search(free) for pattern in _TO_THE_PROGRAM)
+    selecting += [found.span("said") for found in told if found]
     silent = syntax + ([event.cue] if event else []) + _general_tags(request)
     silent += [found.span() for found in _DECIMAL.finditer(request)]
     words, weights = _weigh(request, code, selecting + silent, event)
@@ -416,7 +433,8 @@ def _model_words(text: str, chosen_by: bool) -> list[tuple[int, int]]:
     """ "lora", and "model" in "my newest fox model", "i have" in "the oldest fox i have": they tell
     of the file, not of the picture."""
     patterns = (_FILE_WORD, _MODEL_WORD, _I_HAVE) if chosen_by else (_FILE_WORD,)
-    return [found.span() for pattern in patterns for found in pattern.finditer(text)]
+    found = [m.span() for pattern in patterns for m in pattern.finditer(text)]
+    return [span for span in found if not _OF_ANY.search(text[: span[0]])]
 
 
 def place_in_list(answer: str) -> int | None:
@@ -488,6 +506,12 @@ def _version(text: str) -> tuple[str | None, list[tuple[int, int]]]:
     return None, []
 
 
+def _with_one(text: str, end: int) -> int:
+    """The end with the "one" that it is said of: "the v7 one", "the newest one"."""
+    one = re.match(r"\s+ones?\b", text[end:], re.I)
+    return end + one.end() if one else end
+
+
 def _is_version(text: str, found: re.Match[str]) -> bool:
     """Whether nothing follows that it may belong to: "bear v2 at sea", but not "V8 engine"."""
     if found["several"]:
@@ -513,7 +537,7 @@ def _after_a(text: str, place: int) -> bool:
 def _order(text: str, code: str) -> tuple[str | None, list[tuple[int, int]]]:
     for pattern, order in ((cues(code).newest, "newest"), (cues(code).oldest, "oldest")):
         if found := pattern.search(text):
-            return order, [found.span()]
+            return order, [(found.start(), _with_one(text, found.end()))]
     return None, []
 
 
@@ -561,10 +585,11 @@ def _said_of(text: str, start: int) -> tuple[int, int]:
     is_said = False  # "the latest issue of a magazine" is said of the issue alone
     for word in words(text[start:]):
         apart, said = text[end : start + word.start].strip(), fold(word.text)
-        leads = said in DETERMINERS or (said in {"of", "de", "von"} and not is_said)
+        leads = said in DETERMINERS or bool(_OF_FILES.fullmatch(said))
+        leads = leads or (said in {"of", "de", "von"} and not is_said)
         if apart or (word.stem in FUNCTION_WORDS and not leads):
             break
-        is_said = is_said or not (leads or _OF_FILES.fullmatch(said))
+        is_said = is_said or not leads
         end = start + word.end
     return start, end
 

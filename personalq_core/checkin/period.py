@@ -52,7 +52,11 @@ _LENGTH = "|".join(_UNITS[name].replace(" ", "|") for name in _DAYS)
 _NUMBER = "|".join(sorted(_NUMBERS, key=len, reverse=True))
 _THIS = r"this|est[ea]|diese[nrsm]?|ce(?:t|tte)?"
 _LAST = r"last|past|ultim[oa]|letzte[nrsm]?|vorige[nrsm]?|vergangene[nrsm]?"
-_IN = r"(?:\b(?P<led>made in|from|in|of|del|de|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
+_IN = (
+    r"(?:\b(?P<led>(?:made|trained|created) (?:in|on)|que (?:entrene|hice) en"
+    r"|que j['\u2019]ai (?:entrainee?|faite?) (?:en|au)"
+    r"|from|in|of|del|de|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
+)
 _PERIOD = re.compile(
     rf"(?P<side>\b(?:before|until|antes de|vor|avant|after|since|despues de|desde|nach|seit|apres"
     rf"|depuis)\s+)?{_IN}(?:(?:the|el|la|le|dem|der|den|l['\u2019])\s*)?(?:"

@@ -282,7 +282,7 @@ class Index:
         term = stem(word)
         if term in self._postings:
             return {term: 1.0}
-        if len(term) < 3 or self.is_plain_word(word):
+        if len(term) < 3 or self.is_plain_word(re.sub(r"['\u2019]s$", "", word)):
             return {}
         if len(term) == 3:
             swapped = {term[1] + term[0] + term[2], term[0] + term[2] + term[1]}

@@ -21,14 +21,16 @@ from ..language.words import (
 )
 from ..library.card import ModelCard
 from .beside import base_named
-from .intent import PROTECTED, QUOTED, SCENE_WEIGHT, Intent
+from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
+_CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _REST_OF_NAME = re.compile(
     r"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?"
     r"(?:\.(?:safetensors|sft|ckpt|pt)\b)?", re.I,
 )
+_POSSESSIVE = re.compile(r"(?<=\w)['\u2019]s$")
 _OWN_CJK = re.compile(
     r"(?:(?:我们?|我家|咱们?|私|僕|俺|うち|わたし|ぼく)[的の]?|[戴穿带]着?)$"
 )
@@ -82,6 +84,8 @@ def rewrite(
         else:
             noun = _kept_noun(request, span, card)
             text = f"{trigger} {noun}" if noun else trigger
+            if owns := _POSSESSIVE.search(request[slice(*span)]):
+                text += owns.group()
             replaced[span] = _spaced(request, span, leaving, text)
     prompt, edits = _apply(request, replaced, leaving)
     return (prompt, edits) if prompt.strip() else (request, ())
@@ -156,11 +160,11 @@ def _with_lone_article(text: str, start: int, end: int) -> int:
 
 def _with_brackets(text: str, start: int, end: int) -> tuple[int, int]:
     """With the brackets that nothing is left in, "bear (v8)", or a dash of two: "bear - v8 - "."""
-    before, after = text[:start].rstrip(), text[end:].lstrip()
-    opens, closes = len(before) - 1, len(text) - len(after)
-    is_empty = before.endswith("(") and after.startswith(")") and not before.endswith("\\(")
-    if is_empty or (_DASH.search(before) and _DASH.match(after)):
-        return opens, closes + is_empty
+    before, closed = text[:start].rstrip(), _CLOSES.match(text, end)
+    if closed and before.endswith("(") and not before.endswith("\\("):
+        return len(before) - 1, closed.end()
+    if (dash := _DASH.search(before)) and _DASH.match(text[end:].lstrip()):
+        return dash.start(), len(text) - len(text[end:].lstrip())
     return start, end
 
 
@@ -246,6 +250,7 @@ def _named_span(
         (word, weight)
         for word, weight in intent.weighed()
         if not any(a <= word.start < b for a, b in taken)
+        and not (DOING.search(word.text) and word.stem not in name)  # "bear sitting"
     ]
     runs = _runs(intent, [word for word, weight in free if weight >= least], card.title)
     if not runs:
