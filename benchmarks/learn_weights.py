@@ -42,6 +42,7 @@ from personalq_core.checkin.rerank import (
 from personalq_core.checkin.retrieve import Index, Retrieved
 from personalq_core.checkin.shortlist import shortlist
 from personalq_core.language.thesaurus import thesaurus
+from personalq_core.language.words import stem
 from personalq_core.library.card import ModelCard
 from personalq_core.models.embed import load_embedder
 
@@ -144,6 +145,18 @@ def _for_the_thing(index: Index, case: Case) -> list[int]:
     return [n for n, card in enumerate(index.cards) if card.id not in case.secondary]
 
 
+def _without_the_thing(index: Index, case: Case, numbers: Sequence[int]) -> list[int]:
+    """Those of some cards that are no version of what is right, and share no word of its title."""
+    families = set(map(family, case.gold))
+    golds = [index.number_of[card_id] for card_id in case.gold]
+    titles = {term for number in golds for term in index.title_words(number)}
+    return [
+        n
+        for n in numbers
+        if family(index.cards[n].id) not in families and not titles & index.title_words(n)
+    ]
+
+
 def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
     rows, labels, costs = [], [], []
     for library in libraries:
@@ -151,9 +164,8 @@ def _learn_fit(libraries: Sequence[Library], weights: Weights) -> np.ndarray:
         index = library.engine.index(library.cards)
         for case in library.cases:
             intent = understand(case.request, case.now)
-            families = set(map(family, case.gold))
             everything = _for_the_thing(index, case)
-            kept = [n for n in everything if family(index.cards[n].id) not in families]
+            kept = _without_the_thing(index, case, everything)
             asked_of = [(intent, everything, bool(case.gold), 1.0)]
             asked_of += [(intent, kept, False, _NEGATIVE_COST)] if case.gold else []
             if other := _other_thing(intent, index, case):
@@ -183,6 +195,7 @@ def _other_thing(intent: Intent, index: Index, case: Case) -> Intent | None:
         for other in thesaurus().siblings(head.text)
         if index.embedder is None or index.embedder.knows(other)
         if not index.things(other)
+        if head.stem not in thesaurus().related(stem(other))  # a canine is a dog
     )
     if not others:
         return None

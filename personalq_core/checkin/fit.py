@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..language.thesaurus import thesaurus
 from ..language.words import Word, own_before
 from .beside import names_base
 from .intent import DOING, Intent
@@ -76,11 +77,12 @@ def _stranger(intent: Intent, index: Index) -> float:
 
 def _is_called(intent: Intent, index: Index, number: int) -> bool:
     """Whether the words that call a card speak of one of the user's own, and say nothing that it
-    is not, "my bear", "the newest dragon", "emma v8"; or whether a title of several words is said.
+    is not, "my bear", "the newest dragon", "emma v8"; or whether its whole title is said.
     """
     called, own = index.called_words(number), index.words_of(number)
     title = index.title_words(number)
-    if len(title) > 1 and title <= {word.stem for word in intent.words}:
+    naming = {w.stem for w, at in zip(intent.words, intent.naming, strict=True) if at}
+    if title and (title <= naming or (len(title) > 1 and title <= {w.stem for w in intent.words})):
         return True
     ordered = [cue.of for cue in intent.cues if cue.kind == "order" and intent.order]
 
@@ -104,11 +106,16 @@ _Read = tuple[Word, dict[str, float]]
 
 
 def _phrases(request: str, read: Sequence[_Read]) -> list[list[_Read]]:
-    """Words with nothing but spaces between them, up to what the thing does."""
+    """Words with nothing but spaces between them, up to what the thing does or is: after a noun
+    only nouns name it, "bear lamp"."""
     phrases: list[list[_Read]] = []
     for word, readings in read:
         last = phrases[-1][-1][0] if phrases else word
-        if phrases and not request[last.end : word.start].strip() and not DOING.search(word.text):
+        is_beside = phrases and not request[last.end : word.start].strip()
+        tells = DOING.search(word.text) or (
+            thesaurus().is_noun(last.text) and not thesaurus().is_noun(word.text)
+        )
+        if is_beside and not tells:
             phrases[-1].append((word, readings))
         else:
             phrases.append([(word, readings)])
