@@ -40,8 +40,10 @@ _BASE_BEFORE = re.compile(
 _WITH = re.compile(r"\b(?:in|on|with)\s+$", re.I)
 """Before a name that is none of the language: "with dreamshaper"."""
 _ON_THE = re.compile(
+    r"(?:\b(?:made|rendered|drawn|done|generated|shot)\s+(?=\w+\s))?"
     r"(?:\b(?:in|on|with|using|from|by|im|auf|mit|en|con|dans|sur|avec)\s+)?"
-    rf"(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?$", re.I
+    rf"(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?(?:\b(?:newest|latest|old|new|own)\s+)?$",
+    re.I,
 )
 _ANY = re.compile(r"\ban?\s+(?:(?!(?:of|in|on|with|by|and)\b)\w+\s+){0,2}$", re.I)
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)

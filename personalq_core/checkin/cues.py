@@ -56,7 +56,7 @@ _NOT = {
     r"(?:\s+(?:have|wear|show))?"
     r"|(?:does|do)n['\u2019]t (?:have|wear|show)|(?:anything|any one|everything|all) (?:but|except)"
     r"|other than|not|no|without|except(?: for)?|excluding|minus|neither|nor|instead of"
-    r"|rather than",
+    r"|rather than|(?:do not|don['\u2019]t|never) use",
     "es": "sin|ni|excepto|salvo",
     "de": r"nicht|ohne|au(?:ß|ss)er|keine?[nmrs]?|weder|noch(?=\s+(?:der|die|das|ein|mit))",
     "fr": r"sans|ni|pas(?:\s+(?:de|le|la|les))?|sauf",

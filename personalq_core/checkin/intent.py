@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 
 from ..language.thesaurus import thesaurus
 from ..language.translate import language, translate
@@ -128,6 +129,18 @@ class Intent:
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
         )
 
+    @cached_property
+    def doing(self) -> tuple[bool, ...]:
+        """Which words tell what the thing does: those from an -ing form right after a noun to the
+        end of the clause, "tram crossing a stone bridge", but not "wearing"."""
+        text, spans = self.request, []
+        for noun, word in pairwise(words(text)):
+            is_next = not text[noun.end : word.start].strip()
+            does = DOING.search(word.text) and fold(word.text) not in _HAVING
+            if is_next and does and noun.stem not in FUNCTION_WORDS:
+                spans.append((word.start, _next(_SCENE_ENDS, text, word.end)))
+        return tuple(any(a <= word.start < b for a, b in spans) for word in self.words)
+
     @property
     def told(self) -> str:
         """The request without the words that only serve the selection."""
@@ -198,6 +211,11 @@ _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
 DOING = re.compile(r"[aeiouy]\w*(?:ing|ando|iendo|yendo)$")
 """Tells what a thing does, not what it is."""
+_HAVING = {
+    "wearing", "holding", "having", "carrying", "featuring", "showing", "including", "drawing",
+    "painting", "lettering", "something", "anything",
+}  # fmt: skip
+"""Tells what it looks like, or is a noun."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _SHOWN = re.compile(
     r"^[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
@@ -300,7 +318,7 @@ _MODEL_WORD = re.compile(
 _FILE_WORD = re.compile(
     r"(?<=\w )(?:loras?|checkpoints?|safetensors)\b|\bloras?(?=:?\s+\w*_)", re.I
 )
-_OF_ANY = re.compile(r"\ban?\s+(?:old|new)\s+$", re.I)
+_OF_ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
 """Before the word, where it is no file: "an old version of Sherlock"."""
 _OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
 _DO = r"(?:draw|make|create|generate|paint|render|show|give|get)"
@@ -352,7 +370,7 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         base_name = str(found[str(found.lastgroup)]).lower()
         base = normalise_family(base_name)
         selecting.append(found.span())
-    version, spans = _version(free)
+    version, spans = _version(free, said_otherwise=bool(_order(free, code)[0]))
     selecting += [(start, _with_one(free, end)) for start, end in spans]
     kind = _KIND.search(_blank(free, _manner_spans(free)))
     period = None
@@ -490,9 +508,10 @@ def _read_words(text: str, code: str) -> list[Word]:
     return words(text) if code == "en" else translate(text, code)
 
 
-def _version(text: str) -> tuple[str | None, list[tuple[int, int]]]:
+def _version(text: str, said_otherwise: bool) -> tuple[str | None, list[tuple[int, int]]]:
+    """`said_otherwise`: "first edition" may be said of the picture then."""
     for pattern, number in _ORDINAL_VERSION:
-        if found := pattern.search(text):
+        if (found := pattern.search(text)) and not said_otherwise:
             return number, [found.span()]
     if found := _VERSION.search(text):
         number = next(group for group in found.groups() if group)

@@ -125,7 +125,7 @@ def name_of_weights(with_meaning: bool) -> str:
 
 def is_coined(word: Word) -> bool:
     """Whether a word is none of the language: a name."""
-    return word.text.isalpha() and len(word.text) > 2 and thesaurus().lemma(word.text) is None
+    return word.text.isalpha() and len(word.text) > 2 and not thesaurus().knows(word.text)
 
 
 def by_name(intent: Intent, index: Index, number: int) -> bool:
@@ -239,7 +239,8 @@ def evidence(
     asked = _asked_stems(intent, found)
     said = asked | _manner_stems(intent, found)
     has_manner = STYLE_WEIGHT in intent.weights
-    agreements = [agreement(asked, index.words_of(n)) for n in numbers]
+    looks = asked - {w.stem for w, at in zip(intent.words, intent.doing, strict=True) if at}
+    agreements = [agreement(looks, index.words_of(n)) for n in numbers]
     ruled_out = [e.stems for e in intent.excluded]
     affirmed = [index.words_of(n) - _denied(index.cards[n]) for n in numbers if ruled_out]
     excluded = [_excluded(ruled_out, own) for own in affirmed] or [0.0] * len(numbers)

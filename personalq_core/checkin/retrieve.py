@@ -307,7 +307,7 @@ class Index:
 
     def is_plain_word(self, word: str) -> bool:
         """Whether it is a word of the language: no misspelling, no coined name."""
-        known = stem(word) in FUNCTION_WORDS or thesaurus().lemma(word) is not None
+        known = stem(word) in FUNCTION_WORDS or thesaurus().knows(word)
         return known or (self.embedder is not None and self.embedder.knows(word))
 
     def search(self, intent: Intent) -> Retrieved:

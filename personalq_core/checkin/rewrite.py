@@ -229,7 +229,7 @@ def _spelled_span(intent: Intent, card: ModelCard, least: float) -> tuple[int, i
 
 def _whole(request: str, start: int, end: int) -> tuple[int, int]:
     """With the rest of the name that it is a part of: "bear" in "bear_v7.safetensors"."""
-    before = re.search(r"(?:\w*_)?\Z", request[:start])
+    before = re.search(r"(?:\w*_|(?:\w+-)+)?\Z", request[:start])
     after = _REST_OF_NAME.match(request, end)
     assert before is not None and after is not None
     whole = before.start(), after.end()
@@ -267,6 +267,8 @@ def _named_span(
     if best is not runs[0] and strength(best)[1] == 0 and _is_worn(intent, best):
         best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
+    called = [place for place, word in enumerate(matched) if word.stem in labels]
+    matched = matched[: called[-1] + 1] if called else matched  # "Emma's hat", "blueprint drawing"
     start, end = _whole(intent.request, matched[0].start, matched[-1].end)
     return _with_determiner(intent, _with_article(intent.request, start)), end
 

@@ -61,6 +61,11 @@ class Thesaurus:
         known = (form if form in self._senses else self._joined.get(form) for form in forms)
         return next(filter(None, known), None)
 
+    def knows(self, word: str) -> bool:
+        """Whether it is a word of the language, or a form of a verb: "chipped"."""
+        is_form = word.endswith(("ed", "ing")) and self.lemma(stem(word)) is not None
+        return is_form or self.lemma(word) is not None
+
     def is_noun(self, word: str) -> bool:
         """Whether a word may name a thing; a word that the table has not is a name."""
         lemma = self.lemma(word)
