@@ -225,7 +225,8 @@ def rewrite_is_exact(decision: Decision, case: Case) -> bool | None:
         for c in decision.chosen
         if c.card.triggers
     )
-    new = {word for edit in edits for word in fold(edit.text).replace("\\", "").split()}
+    added = (fold(edit.text).replace("\\", "").removesuffix("'s") for edit in edits)
+    new = {word for text in added for word in text.split()}
     old = set(fold(case.request).split()) | {w for t in triggers for w in fold(t).split()}
     return (
         once

@@ -70,6 +70,14 @@ def _read_groups() -> dict[str, list[_Value]]:
 _VALUES = _read_groups()
 
 
+_AGES = {"old", "new"}
+
+
+def tells_what_kind(term: str) -> bool:
+    """Whether a stem is an attribute, such as a colour or an age."""
+    return term in _VALUES or term in _AGES
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How the attributes that were asked for and those of a card go together."""

@@ -11,7 +11,7 @@ import numpy as np
 from ..language.thesaurus import thesaurus
 from ..language.words import DETERMINERS, Word, own_before, stem, terms, words
 from ..library.card import ModelCard
-from .attributes import is_manner, is_medium
+from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
 from .intent import PROTECTED, STYLE_WEIGHT, Intent
 from .rerank import is_coined, trigger_named
@@ -232,7 +232,7 @@ def _is_name(word: Word, index: Index, number: int) -> bool:
     if thesaurus().lemma(word.text) is None:
         return True
     title = [term for term in index.fields[number]["title"] if not is_edition(term)]
-    if not title or title[0] != word.stem:
+    if not title or title[0] != word.stem or tells_what_kind(word.stem):
         return False
     is_told = _NAMED_THE.match(index.cards[number].title)
     return bool(is_told) or (len(title) <= 2 and index.things(word.text) == 1)

@@ -212,13 +212,14 @@ _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 DOING = re.compile(r"[aeiouy]\w*(?:ing|ando|iendo|yendo)$")
 """Tells what a thing does, not what it is."""
 _HAVING = {
-    "wearing", "holding", "having", "carrying", "featuring", "showing", "including", "drawing",
+    "wearing", "holding", "carrying", "featuring", "showing", "including", "drawing",
     "painting", "lettering", "something", "anything",
 }  # fmt: skip
 """Tells what it looks like, or is a noun."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _SHOWN = re.compile(
-    r"^[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
+    r"^(?!\W*(?:using|subject|prompt)\b)"
+    r"[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
     r"|\w+\s?:(?!\d))",
     re.I,
 )
@@ -271,6 +272,8 @@ _SCENE = re.compile(
 )
 _PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
 """Chinese names the place first: "海滩上的", on the beach."""
+_PLACE_BY_KANA = re.compile(r"[㐀-鿿々ァ-ヿー]+(?<![絵風調])(?:の[中上下前横隣])?[でに](?!は)")
+"""Japanese tells the place behind it: "浜辺で", on the beach."""
 _STYLE = re.compile(
     r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon|panels"
     r"|version|lora|model|merge)s?\b",
@@ -676,6 +679,7 @@ def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
         if named < found.start() and end <= style:
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
+    spans += [found.span() for found in _PLACE_BY_KANA.finditer(text) if named < found.start()]
     spans += _other_sentences(text)
     if (led := _LEADING_PLACE.match(text)) and not _STYLE.search(led["place"]):
         spans.append(led.span("place"))

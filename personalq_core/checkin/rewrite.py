@@ -24,6 +24,7 @@ from .beside import base_named
 from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
+_SEPARATORS = re.compile(r"[\s,:]*")
 _CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _REST_OF_NAME = re.compile(
@@ -128,13 +129,15 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
         end = _with_of(text, start, end)
         start = _with_lone_article(text, start, end)
         start, end = _with_brackets(text, start, end)
-        if end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
+        if not text[:start].strip() and text[end:].startswith(":"):  # "using Dreamy: my bear"
+            start, end = 0, _SEPARATORS.match(text, end).end()
+        elif end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
-        elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)"):
+        elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)'\u2019"):
             start -= 1
         if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
             start = len(re.sub(r"\s*,\s*$", "", text[:start]))
-            end = end if start else re.match(r"[\s,]*", text[end:]).end() + end
+            end = end if start else _SEPARATORS.match(text, end).end()
         if spans and start < spans[-1][1]:
             start = spans[-1][1]
         if start < end:
