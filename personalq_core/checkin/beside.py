@@ -141,6 +141,8 @@ def _said(
         is_meant = bool(things) and is_called and not _is_any(intent, things)
         said |= _owned(intent, left) & index.called_words(number)
         is_meant = is_meant or bool(said - title)
+    if not is_style(index, number) and all(map(tells_what_kind, said)):
+        return frozenset()  # "an old version" names no old house
     return said if is_meant else frozenset()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -240,7 +241,11 @@ def evidence(
     said = asked | _manner_stems(intent, found)
     has_manner = STYLE_WEIGHT in intent.weights
     looks = asked - {w.stem for w, at in zip(intent.words, intent.doing, strict=True) if at}
-    agreements = [agreement(looks, index.words_of(n)) for n in numbers]
+    told_of = _told_of(intent, index)
+    agreements = [
+        agreement(looks - {kind for kind, nouns in told_of if not nouns & own}, own)
+        for own in map(index.words_of, numbers)
+    ]
     ruled_out = [e.stems for e in intent.excluded]
     affirmed = [index.words_of(n) - _denied(index.cards[n]) for n in numbers if ruled_out]
     excluded = [_excluded(ruled_out, own) for own in affirmed] or [0.0] * len(numbers)
@@ -330,6 +335,17 @@ def _manner_stems(intent: Intent, found: Retrieved) -> set[str]:
         for word, weight in intent.weighed()
         if weight == STYLE_WEIGHT
     }
+
+
+def _told_of(intent: Intent, index: Index) -> list[tuple[str, set[str]]]:
+    """Words with what the noun means that they tell of, where that is not the thing: "orange
+    juice"."""
+    pairs = pairwise(zip(intent.words, intent.naming, strict=True))
+    return [
+        (one.stem, meant_by(intent, index, other.start, other.end))
+        for (one, _), (other, at) in pairs
+        if not at and not intent.request[one.end : other.start].strip()
+    ]
 
 
 def _asked_stems(intent: Intent, found: Retrieved) -> set[str]:

@@ -133,7 +133,7 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
             start, end = 0, _SEPARATORS.match(text, end).end()
         elif end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
-        elif start > 0 and text[start - 1] == " " and (end == len(text) or text[end] in ",.;:)'\u2019"):
+        elif start > 0 and text[start - 1] == " " and text[end : end + 1] in ("", *",.;:!?)'\u2019"):
             start -= 1
         if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
             start = len(re.sub(r"\s*,\s*$", "", text[:start]))
@@ -185,7 +185,7 @@ def _merged(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 def _keeping_apart(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """A span that leaves, but for a space or comma where its neighbours would else run together."""
     gap = re.search(r"\s", text[start:end]) or re.search(r"\W", text[start:end])
-    between = re.search(r"[^\s(]$", text[:start]) and re.match(r"[^\s,.;:)]", text[end:])
+    between = re.search(r"[^\s(]$", text[:start]) and re.match(r"[^\s,.;:!?)'\u2019]", text[end:])
     if gap is None or not between:
         return [(start, end)]
     place = start + gap.start()

@@ -598,6 +598,95 @@ def test_what_is_named_for_another_base_is_told():
     )
 
 
+DRAGONS = tuple(
+    card(f"d{n}", f"Dragon v{n}", "drgn dragon", "A dragon.", version=f"v{n}", created_at=day)
+    for n, day in ((1, "2024-01-10T00:00:00Z"), (2, "2025-01-10T00:00:00Z"))
+)
+EMMAS = tuple(
+    card(f"e{n}", f"Emma v{n}", "emmaface", f"Emma, {look}.", version=f"v{n}", created_at=day)
+    for n, look, day in (
+        (7, "freckles", "2025-01-10T00:00:00Z"), (8, "glasses", "2025-03-01T00:00:00Z")
+    )
+)
+ROBOT, TRAIN = card("my_robot", "my_robot", "rbt_x9"), card("br", "Baroque Robot", "brqbt robot")
+PEOPLE = (
+    card("sarah", "Sarah", "srhwx woman"), card("wife", "my wife", "ohwx woman"),
+    card("gran", "grandma", "grmx woman"), card("dad", "dad", "ddx man"),
+    card("pochi", "うちの犬ポチ", "pchx dog"),
+)  # fmt: skip
+PORTRAIT = card("cp", "Cozy Portrait", "czprt portrait", tags=("style",))
+TRAMS = tuple(
+    card(f"t{n}", "Line 6 tram", "trm6 tram", look, version=f"v{n}", created_at=day)
+    for n, look, day in (
+        (1, "Of stone.", "2024-01-10T00:00:00Z"), (2, "Of silver.", "2025-01-10T00:00:00Z")
+    )
+)
+DREAMS = card("ds", "DreamShaper", "", "", kind="checkpoint")
+CHIKA = card("chika", "Chika", "chkx girl")
+WIDE = (
+    *LIBRARY, *DRAGONS, *EMMAS, ROBOT, TRAIN, *PEOPLE, PORTRAIT, *TRAMS, DREAMS, CHIKA, GIANT
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "chosen"),
+    [
+        ("A wide aerial shot shows the newest dragon circling above a medieval town during a "
+         "thunderstorm. People in the square look up in terror. The light is cold.", [DRAGONS[1]]),
+        ("In the middle of a crowded night market, my robot is pouring tea for an old man. Steam "
+         "rises between them.", [ROBOT]),
+        ("my newest bear having breakfast — pancakes, honey, orange juice", [BEARS[3]]),
+        ("old pier, raincoat, crossed legs, emma v8", [EMMAS[1]]),
+        ("Emma v7 leyendo un periódico junto a la ventana de un tren", [EMMAS[0]]),
+        ("can you draw my newest bear playing the violin?", [BEARS[3]]),
+    ],
+)
+def test_what_is_called_by_name_or_as_ones_own_is_meant_however_long_the_scene(request_, chosen):
+    assert [one.card for one in decide(request_, WIDE).chosen] == chosen
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("my robot repairing a clock", "rbt_x9 repairing a clock"),
+        ("Sarah's portrait, dramatic shadows", "srhwx woman's portrait, dramatic shadows"),
+        ("the bear of 2025-01-10 in a balloon", "tdybr3 bear in a balloon"),
+        ("the bear trained in june 2024 on a hill", "tdybr2 bear on a hill"),
+        ("Emma, the January one, ice skating", "emmaface, ice skating"),
+        ("a bear but not the green, yellow or blue one, at sea", "tdybr1 bear, at sea"),
+        ("the dragon, don't use v2, at sea", "drgn dragon, at sea"),
+        ("Emma v8 and no text in the background", "emmaface and no text in the background"),
+        ("Emma v8 reading the latest issue of a fashion magazine",
+         "emmaface reading the latest issue of a fashion magazine"),
+        ("Barnaby v2 on the last day of summer", "tdybr2 bear on the last day of summer"),
+        ("Barnaby v2 by a new tree house", "tdybr2 bear by a new tree house"),
+        ("Barnaby v2, an old pier, chipped cups", "tdybr2 bear, an old pier, chipped cups"),
+        ("the newest line 6 tram crossing a stone bridge", "trm6 tram crossing a stone bridge"),
+        ("newest version of Emma, first edition on a shelf", "emmaface, first edition on a shelf"),
+        ("Barnaby v2 on the dreamshaper checkpoint", "tdybr2 bear"),
+        ("Barnaby v2 with dreamshaper, at sea", "tdybr2 bear, at sea"),
+        ("using DreamShaper: Barnaby v2 at sea", "tdybr2 bear at sea"),
+        ("Barnaby v2 rendered with my newest Juggernaut model", "tdybr2 bear"),
+        ("la Emma más antigua leyendo", "emmaface leyendo"),
+        ("Dragon, época 2, sobre la ciudad", "drgn dragon, sobre la ciudad"),
+        ("neuste version von meiner frau beim wandern", "ohwx woman beim wandern"),
+        ("Emma v8 avec Pochi dans un parc", "emmaface avec pchx dog dans un parc"),
+        ("ポチと浜辺で", "pchx dog と浜辺で"),
+        ("お父さんが釣りをしている", "ddx man が釣りをしている"),
+        ("Barnaby v2が古い本を読んでいる", "tdybr2 bear が古い本を読んでいる"),
+    ],
+)  # fmt: skip
+def test_what_people_write_becomes_a_prompt(request_, prompt):
+    assert decide(request_, WIDE).prompt == prompt
+
+
+def test_of_two_trams_the_newest_whatever_it_crosses():
+    request = "the newest line 6 tram crossing a stone bridge"
+    assert decide(request, WIDE).choice.card == TRAMS[1]
+    assert decide("Emma, the January one, ice skating", WIDE).choice.card == EMMAS[0]
+    assert decide("newest Emma, first edition on a shelf", WIDE).choice.card == EMMAS[1]
+
+
 def test_the_trigger_of_a_group_that_stands_in_the_request_is_kept():
     miku = replace(
         card("miku.safetensors", "Hatsune Miku", "hatsune miku"),

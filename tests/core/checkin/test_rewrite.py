@@ -49,6 +49,28 @@ def rewritten(request, *cards):
         ('my bear, a "no entry" sign behind it', 'tdybr4 bear, a "no entry" sign behind it'),
         ("my bear with “Happy 2024” on it", "tdybr4 bear with “Happy 2024” on it"),
         ('a 6" tall bear, newest', 'a 6" tall tdybr4 bear'),
+        ("my bear (v4) at sea", "tdybr4 bear at sea"),
+        ("my bear (the newest!) at sea", "tdybr4 bear at sea"),
+        ("my bear - version 4 - in a bathtub", "tdybr4 bear - in a bathtub"),
+        ("my newest version of the bear at sea", "tdybr4 bear at sea"),
+        ("the bear v4 one at sea", "tdybr4 bear at sea"),
+        ("a photo of the newest one of my bears", "a photo of tdybr4 bear"),
+        ("the newest bear i have, at sea", "tdybr4 bear, at sea"),
+        ("my bear, from the latest training, at sea", "tdybr4 bear, at sea"),
+        ("can you draw my newest bear at sea?", "tdybr4 bear at sea?"),
+        ("i want to see my newest bear at sea, thanks!", "tdybr4 bear at sea!"),
+        ("make me a picture of my newest bear", "a picture of tdybr4 bear"),
+        ("my bear's hat on a chair", "tdybr4 bear's hat on a chair"),
+        ("my bear v4's hat", "tdybr4 bear's hat"),
+        ("my teddy-bear at sea", "tdybr4 bear at sea"),
+        ("my newest bear as a modern version of a king",
+         "tdybr4 bear as a modern version of a king"),
+        ("mon ours le plus récent sur la plage", "tdybr4 bear sur la plage"),
+        ("die neueste Version meines Bären am Strand", "tdybr4 bear am Strand"),
+        ("la versión más nueva de mi oso en la playa", "tdybr4 bear en la playa"),
+        ("我最新的熊在海滩上", "tdybr4 bear 在海滩上"),
+        ("私の最新の熊が浜辺に", "tdybr4 bear が浜辺に"),
+        ("私の熊の最新版、浜辺で", "tdybr4 bear、浜辺で"),
     ],
 )  # fmt: skip
 def test_rewrites(request_, prompt):
@@ -58,6 +80,21 @@ def test_rewrites(request_, prompt):
 def test_a_trigger_without_a_class_noun_keeps_the_noun():
     bear = card("b.safetensors", "Barnaby", "tdybr4", "Barnaby the bear.")
     assert rewritten("my newest bear on the beach", bear) == "tdybr4 bear on the beach"
+
+
+def test_what_a_card_says_in_passing_is_not_replaced():
+    bear = card("b.safetensors", "Barnaby", "tdybr4", "Barnaby the bear, sitting. His hat.")
+    assert rewritten("my newest bear sitting on a bench", bear) == "tdybr4 bear sitting on a bench"
+    assert rewritten("Barnaby's hat", bear) == "tdybr4's hat"
+    style = card("p.safetensors", "Blueprint style", "blpr style", "A drawing.", tags=("style",))
+    assert rewritten("a blueprint style drawing of my bear", bear, style) == (
+        "blpr style drawing of tdybr4 bear"
+    )
+
+
+def test_a_plural_owner_leaves_with_what_is_owned():
+    house = card("h.safetensors", "Grandparents house", "grhs house")
+    assert rewritten("my grandparents' house at night", house) == "grhs house at night"
 
 
 def test_a_style_is_named_in_its_own_place():
