@@ -15,7 +15,7 @@ from torch import Tensor
 from ...personalq_core.taq import TaqError
 from ...personalq_core.taq.calibrate import Probe, Prompts, make_probes
 from ...personalq_core.taq.quantize import GPU_ROOM
-from ...personalq_core.taq.triggers import triggers_in
+from ...personalq_core.taq.triggers import in_scenes, triggers_in
 from .sampling import fitting_latent
 
 SCENES = ("a photo of {} on the beach", "a painting of {}", "{} sitting in the snow")
@@ -51,7 +51,7 @@ def probes(
         asked = {"generic": _noise_texts(source.model, prompts or len(SCENES))}
     else:
         words = {"trigger": triggers_in(trigger), "class": triggers_in(class_word)}
-        texts = {role: _in_scenes(said) for role, said in words.items() if said}
+        texts = {role: in_scenes(said, SCENES) for role, said in words.items() if said}
         texts["generic"] = list(GENERIC)
         asked = {
             role: [
@@ -70,15 +70,6 @@ def probes(
     schedule = source.model.model_sampling
     sigmas = [float(schedule.percent_to_sigma(1 - level)) for level in levels]
     return make_probes(batches, shape, sigmas, device=device)
-
-
-def _in_scenes(triggers: Sequence[str]) -> list[str]:
-    """Prompts for all triggers together, then for each: one after another in the next scene."""
-    # What stands after the thing is mostly a style: "nkws style tdybr4 bear".
-    together = " ".join(reversed(triggers))
-    things = [together, *triggers] if len(triggers) > 1 else triggers
-    count = max(len(SCENES), len(things))
-    return [SCENES[n % len(SCENES)].format(things[n % len(things)]) for n in range(count)]
 
 
 def _predict(model: Any, given: dict[str, Any], x: Tensor, sigma: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from .beside import base_named
 from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
+_NO_SPACE_BEFORE = ("", *",.;:!?)'\u2019")
 _SEPARATORS = re.compile(r"[\s,:]*")
 _CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
@@ -133,7 +134,7 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
             start, end = 0, _SEPARATORS.match(text, end).end()
         elif end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
-        elif start > 0 and text[start - 1] == " " and text[end : end + 1] in ("", *",.;:!?)'\u2019"):
+        elif start > 0 and text[start - 1] == " " and text[end : end + 1] in _NO_SPACE_BEFORE:
             start -= 1
         if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
             start = len(re.sub(r"\s*,\s*$", "", text[:start]))

@@ -5,6 +5,7 @@ import io
 import json
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -420,6 +421,13 @@ def chosen(*cards):
 
 def card(kind, name, base_family):
     return ModelCard(f"{kind}:{name}", kind, name, title=name, base_family=base_family)
+
+
+def test_the_trigger_output_has_those_of_all_that_is_loaded(nodes):
+    things = [replace(card("lora", name, None), triggers=(f"{name}, a", "b")) for name in "xy"]
+    untold = card("checkpoint", "z", None)
+    assert nodes._output(chosen(things[0], untold, things[1])).args[2] == "x, a; y, a"
+    assert nodes._output(chosen(untold)).args[2] == ""
 
 
 @pytest.mark.parametrize("kind, folder", [("checkpoint", "checkpoints"), ("lora", "loras")])

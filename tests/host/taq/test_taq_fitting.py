@@ -136,6 +136,38 @@ def test_what_belongs_to_another_kind_of_model_is_refused_in_words(host, source)
         probing.probes(source, Clip(), "brnby", "bear", None)
 
 
+def test_all_triggers_are_listened_to(host, nodes, source):
+    """The first prompts are for all at once: a plan that tries few takes those."""
+    probing = importlib.import_module("personalq_pack.nodes.host.probing")
+    heard = []
+
+    class Clip:
+        def tokenize(self, text):
+            heard.append(text)
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return [[torch.randn(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
+
+    probes = probing.probes(source, Clip(), "brnby bear; nkws style", "bear", None)
+    assert {probe.role: probe.prompts for probe in probes} == dict.fromkeys(
+        ("trigger", "class", "generic"), 3
+    )
+    assert heard[:3] == [
+        "a photo of nkws style brnby bear on the beach",
+        "a painting of brnby bear",
+        "nkws style sitting in the snow",
+    ]
+    heard.clear()
+    probing.probes(source, Clip(), "a; b", "", None, probing.MIDDLE, 1)
+    assert heard[0] == "a photo of b a on the beach" and len(heard) == 2
+    heard.clear()
+    (most, *_) = probing.probes(source, Clip(), "a; b; c; d; e", "", None)
+    assert most.prompts == 6 and most.run().shape[0] == 6 * len(probing.LEVELS)
+    wish = nodes.Wish("4-bit", "brnby bear; nkws style", clip=Clip())
+    assert 'with the triggers "brnby bear" and "nkws style"' in wish.how
+
+
 def test_an_empty_latent_is_sized_as_ksampler_sizes_it(host, source, monkeypatch):
     """Newer versions of ComfyUI also change how many pixels stand for one of it."""
     sampling = importlib.import_module("personalq_pack.nodes.host.sampling")

@@ -47,6 +47,8 @@ def test_the_trigger_is_found_however_it_is_written(marking):
     assert found("a photo of <bear-v4>, smiling", "<bear-v4>") == "bear - v 4"
     assert found("a bear") == found("a photo", "") == ""
     assert found("style of qx, 1girl", "1girl, qx") == "qx 1 girl"
+    assert found("qx bear in nkws style", "qx; nkws style") == "qx nkws style"
+    assert found("qx bear, tall", "tall, qx; elsewhere") == "qx tall"
     # Over the border between two chunks of 75 words, and behind it.
     for length in range(66, 80):
         text = "tree " * length + TRIGGER + " and a hat"
