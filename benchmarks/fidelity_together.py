@@ -58,7 +58,7 @@ class Together:
         with torch.no_grad():
             for concept in (thing, style):
                 for name, change in lora(concept.name).items():
-                    weights[f"{name}.weight"] += change
+                    weights[f"{name}.weight"].add_(change)
         self.triggers = [f"{thing.trigger} {thing.noun}", f"{style.trigger} style"]
         self.noun = thing.noun
 

@@ -25,7 +25,6 @@ from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
 _DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
 _NO_SPACE_BEFORE = ("", *",.;:!?)'\u2019")
-_SEPARATORS = re.compile(r"[\s,:]*")
 _CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _REST_OF_NAME = re.compile(
@@ -131,19 +130,24 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
         start = _with_lone_article(text, start, end)
         start, end = _with_brackets(text, start, end)
         if not text[:start].strip() and text[end:].startswith(":"):  # "using Dreamy: my bear"
-            start, end = 0, _SEPARATORS.match(text, end).end()
+            start, end = 0, _begins_after(text, end)
         elif end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and text[end : end + 1] in _NO_SPACE_BEFORE:
             start -= 1
         if text[end:].lstrip()[:1] in ("", ","):  # of the commas around it, one stays at most
             start = len(re.sub(r"\s*,\s*$", "", text[:start]))
-            end = end if start else _SEPARATORS.match(text, end).end()
+            end = end if start else _begins_after(text, end)
         if spans and start < spans[-1][1]:
             start = spans[-1][1]
         if start < end:
             spans += _keeping_apart(text, start, end)
     return spans
+
+
+def _begins_after(text: str, place: int) -> int:
+    """Where the next word stands, after spaces, commas and colons."""
+    return len(text) - len(text[place:].lstrip(" \t\n,:"))
 
 
 def _with_of(text: str, start: int, end: int) -> int:
