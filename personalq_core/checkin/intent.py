@@ -387,6 +387,8 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
     event = None if order else _event(free, code, kept)
     soft, told_by = (None, []) if order else _soft_order(free, code, event)
     heard += [Cue("order", span, _said_of(free, span[1])) for span in spans + told_by]
+    told = (pattern.search(free) for pattern in _TO_THE_PROGRAM)
+    selecting += [found.span("said") for found in told if found]
     selecting += _model_words(free, bool(order or soft or version or base or period))
 
     selecting = [
@@ -396,8 +398,6 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         # What is beside a BREAK or a wildcard keeps it apart.
         if re.search(r"\w", request[start:end])
     ]
-    told = (pattern.search(free) for pattern in _TO_THE_PROGRAM)
-    selecting += [found.span("said") for found in told if found]
     silent = syntax + ([event.cue] if event else []) + _general_tags(request)
     silent += [found.span() for found in _DECIMAL.finditer(request)]
     words, weights = _weigh(request, code, selecting + silent, event)

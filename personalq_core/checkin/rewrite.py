@@ -23,7 +23,8 @@ from ..library.card import ModelCard
 from .beside import base_named
 from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 
-_DASH = re.compile(r"(?<=\s)[-\u2013\u2014]$|[-\u2013\u2014](?=\s)")
+_DASH_BEFORE = re.compile(r"(?<=\s)[-\u2013\u2014]{1,2}$")
+_DASH_AFTER = re.compile(r"\s*[-\u2013\u2014]{1,2}(?=\s)")
 _NO_SPACE_BEFORE = ("", *",.;:!?)'\u2019")
 _CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
@@ -171,7 +172,7 @@ def _with_brackets(text: str, start: int, end: int) -> tuple[int, int]:
     before, closed = text[:start].rstrip(), _CLOSES.match(text, end)
     if closed and before.endswith("(") and not before.endswith("\\("):
         return len(before) - 1, closed.end()
-    if (dash := _DASH.search(before)) and _DASH.match(text[end:].lstrip()):
+    if (dash := _DASH_BEFORE.search(before)) and _DASH_AFTER.match(text, end):
         return dash.start(), len(text) - len(text[end:].lstrip())
     return start, end
 
