@@ -71,6 +71,8 @@ _NEGATIVE_COST = 0.3
 """Each case is asked again without its family; users mostly ask for what is there."""
 _OTHER_COST = 0.5
 """Each clear case is also asked for another thing of its kind that is not there."""
+_AMBIGUOUS = 0.1
+"""So many requests of a repository are ambiguous, for doubt to be learned from it."""
 _OTHERS = 4
 """Groups beside the best that a question is weighed against."""
 
@@ -106,9 +108,15 @@ def learn(libraries: Sequence[Library]) -> Weights:
     """Weights from the cases of some libraries."""
     weights = replace(PRIOR, ranking=_learn_ranking(libraries))
     weights = replace(weights, fit=_learn_fit(libraries, weights))
-    # Where no request is ambiguous, all would teach not to ask.
-    asking = [library for library in libraries if any(c.ambiguous for c in library.cases)]
+    # Where hardly any request is ambiguous, the others would teach not to ask.
+    asking = [one for one in libraries if _ambiguous(one.cases) >= _AMBIGUOUS]
     return replace(weights, doubt=_learn_doubt(asking, weights))
+
+
+def _ambiguous(cases: Sequence[Case]) -> float:
+    """The share of requests for what is there that fit several models."""
+    found = [case.ambiguous for case in cases if case.gold]
+    return sum(found) / (len(found) or 1)
 
 
 def _learn_ranking(libraries: Sequence[Library]) -> np.ndarray:

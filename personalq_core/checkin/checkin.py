@@ -48,7 +48,7 @@ from .say import say
 from .settle import settle
 from .shortlist import named_by_file, near, shortlist, those_of
 
-ASK_ABOVE = {"rarely": 0.8, "normally": 0.5, "often": 0.25}
+ASK_ABOVE = {"rarely": 0.7, "normally": 0.5, "often": 0.25}
 """How likely it must be that something else is meant as well, for Check-in to ask."""
 _OFFERED = 0.5
 """What is offered beside it is at least this share as likely."""
