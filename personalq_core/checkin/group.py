@@ -12,7 +12,7 @@ import numpy as np
 from ..language.words import OWNERS, spelling, words
 from .attributes import opposed
 from .intent import Intent
-from .rerank import DOUBT_FEATURES, FEATURES, SOFT, Scored, Weights, coverage
+from .rerank import DOUBT_FEATURES, FEATURES, SOFT, Scored, Weights, by_name, coverage
 from .retrieve import Index, is_edition
 
 _CONTENT = ("title", "tags", "description")
@@ -72,7 +72,10 @@ def doubt_features(
         "told": float(np.clip(gains[~SOFT].sum(), -4, 8)),
         "hinted": float(np.clip(gains[SOFT].sum(), -2, 8)),
         "shared": sum(masses[term] for term in mine & theirs) / total,
-        "covered": coverage(intent, index, best.best.number)[0],
+        # Called by its name it is meant, whatever else is said of it.
+        "covered": 1.0 if by_name(intent, index, best.best.number) else (
+            coverage(intent, index, best.best.number)[0]
+        ),
         "only_best": sum(masses[term] for term in mine - theirs) / total,
         "only_other": sum(masses[term] for term in theirs - mine) / total,
         "bias": 1.0,
