@@ -171,6 +171,8 @@ def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
 def names_base(intent: Intent, index: Index, number: int) -> bool:
     """Whether a card is a base that a request says to use."""
     card = index.cards[number]
+    if card.kind not in BASES:
+        return False
     # Whole words: "DreamShaper" is one.
     title = index.title_words(number) & {word.stem for word in words(card.title)}
     said = title & {word.stem for word in intent.words}
@@ -181,13 +183,15 @@ def names_base(intent: Intent, index: Index, number: int) -> bool:
 def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:
     """Where a request says that a base is to be used, "in the storybook merge"; None where it does
     not, or where the card is no base."""
+    if card.kind not in BASES:
+        return None
     request, title = intent.request, set(terms(card.title))
     for run in _runs(request, [w for w in intent.words if w.stem in title]):
         start, end = run[0].start, run[-1].end
         before, after = _BASE_BEFORE.search(request[:start]), _BASE_AFTER.match(request, end)
         is_base = before or after or any(word.stem in _BASE_WORDS for word in run)
         is_base = is_base or (_WITH.search(request[:start]) and any(map(is_coined, run)))
-        if card.kind not in BASES or not is_base or _is_written(request, start):
+        if not is_base or _is_written(request, start):
             continue
         start, end = before.start() if before else start, after.end() if after else end
         on_the = _ON_THE.search(request[:start])

@@ -14,12 +14,21 @@ from itertools import pairwise
 
 from ..language.thesaurus import thesaurus
 from ..language.translate import language, translate
-from ..language.words import DETERMINERS, FUNCTION_WORDS, OWNERS, WORN, Word, fold, stem, words
+from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, words
 from ..library.family import normalise_family
 from ..library.ordinary import is_general_tag
 from .attributes import is_manner
 from .cues import FILE, cues
 from .period import find_period
+from .scene import (
+    PICTURE_OF,
+    SCENE_ENDS,
+    first_named,
+    manner_spans,
+    next_place,
+    places,
+    scene_spans,
+)
 
 SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
@@ -138,7 +147,7 @@ class Intent:
             is_next = not text[noun.end : word.start].strip()
             does = DOING.search(word.text) and fold(word.text) not in _HAVING
             if is_next and does and noun.stem not in FUNCTION_WORDS:
-                spans.append((word.start, _next(_SCENE_ENDS, text, word.end)))
+                spans.append((word.start, next_place(SCENE_ENDS, text, word.end)))
         return tuple(any(a <= word.start < b for a, b in spans) for word in self.words)
 
     @property
@@ -217,14 +226,6 @@ _HAVING = {
 }  # fmt: skip
 """Tells what it looks like, or is a noun."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
-_SHOWN = re.compile(
-    r"^(?!\W*(?:using|subject|prompt)\b)"
-    r"[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
-    r"|\w+\s?:(?!\d))",
-    re.I,
-)
-"""Begins a request: "charcoal style, a boxer", "brush lettering: hello". What follows is shown in
-it."""
 _REST = re.compile(
     r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not|as"
     r"|en|con|sin|mit|ohne|auf|im|am|bei|avec|sans|dans|sur)\b",
@@ -262,56 +263,11 @@ _MORE_OF_THEM = re.compile(
 """Goes on after "not the cozy": ", cute or baroque one"."""
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
-_SCENE = re.compile(
-    r"\b(?:on|over|at|under|near|nearby|beside|behind|above|below|inside|through|among|between|against"
-    r"|across|around|during|while|next to|in front of|in (?:a|an|the|my|our)|into|by the|"
-    r"that says?|saying|auf|unter|neben|hinter|bei|beim|im|am|in (?:der|dem|einem|einer)|sur|sous"
-    r"|devant|derrière|dans|sobre|bajo|junto|cerca|en (?:el|la|un|una|los|las))\b"
-    r"|“|(?<!\w)\"(?=\S)|在",
-    re.I,
-)
-_PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
-"""Chinese names the place first: "海滩上的", on the beach."""
-_PLACE_BY_KANA = re.compile(r"[㐀-鿿々ァ-ヿー]+(?<![絵風調])(?:の[中上下前横隣])?[でに](?!は)")
-"""Japanese tells the place behind it: "浜辺で", on the beach."""
-_STYLE = re.compile(
-    r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon|panels"
-    r"|version|lora|model|merge)s?\b",
-    re.I,
-)
-_MANNER = re.compile(r"\bas an?\b[^,.;]*|,[^,.;]*\b(?:style|look)\b[^,.;]*", re.I)
-_MANNER_BEGINS = re.compile(r"\b(?:in|on|with) ", re.I)
-_MANNER_ENDS = re.compile(r"\b(?:style|look|posters?|merge|panels|cartoon)\b", re.I)
-_PICTURE_OF = re.compile(
-    r"^\W*(?:(?:an?|the|my)\b\s*)?(?P<how>\b[^,.;]*?\b(?P<last>\w+)) of\b", re.I
-)
-"""Begins a request: "a storyboard sketch of"."""
-_LEADING_PLACE = re.compile(
-    r"\W*(?P<place>(?:in|on|at|under|inside|beside|behind|during|near|among)\s[^,.;:]*),(?=\s*\w)",
-    re.I,
-)
-"""Begins a request with the surroundings: "In a night market, my robot pours tea"."""
-_SENTENCE_ENDS = re.compile(r"(?<=\w\w)[.!?]+\s+(?=[A-Z])|[\u3002\uff01\uff1f]\s*(?=\w)")
-_OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\b|我|私の|うちの", re.I)
-_PICTURE_OF_ONE = re.compile(
-    r"(?<=['\u2019]s )(?:portrait|photo|photograph|picture|headshot|selfie)s?\b", re.I
-)
-"""What "Sarah's portrait" is, and not what it shows."""
-_SETTING = re.compile(
-    r"(?<=[,;.])[^,;.]*\b(?:background|backdrop|lighting|light|shot|view|angle|close-?up|bokeh"
-    r"|quality|resolution|composition|scene|mood|atmosphere|hintergrund|fondo|fond|背景)s?\b[^,;.]*",
-    re.I,
-)
-"""A phrase after a comma about the picture, not about what it shows."""
-_SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b|\bBREAK\b")
 _EVENT_ENDS = re.compile(
     r"[,;.:()\n\uff0c\u3002\u3001]"
     r"|(?<!['\u2019])\b(?:in|on|at|with|near|under|beside|mit|auf|im|am|con|en|avec|dans|sur)\b",
     re.I,
 )
-_AND_A = re.compile(r"\b(?:and an?|und eine?[mnr]?|et une?|y una?)\b", re.I)
-"""Begins what else is in the picture: "my bear and a dog", but not "with a hat and a scarf"."""
-_WORN = re.compile(rf"\b(?:{'|'.join(sorted(WORN))})\b", re.I)
 _NAMED_NO = re.compile(r"\b[A-Z]\w*\s+(?P<no>no)\s+(?=[A-Z])")
 """A name in Japanese: "Ni no Kuni"."""
 _MODEL_WORD = re.compile(
@@ -375,7 +331,7 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         selecting.append(found.span())
     version, spans = _version(free, said_otherwise=bool(_order(free, code)[0]))
     selecting += [(start, _with_one(free, end)) for start, end in spans]
-    kind = _KIND.search(_blank(free, _manner_spans(free)))
+    kind = _KIND.search(_blank(free, manner_spans(free)))
     period = None
     if timed := find_period(free, now):
         period, span = timed
@@ -571,7 +527,7 @@ def _event(text: str, code: str, kept: Sequence[tuple[int, int]]) -> Event | Non
             continue
         start = found.end()
         end = min((a for a, _ in kept if a >= start), default=len(text))
-        end = start + len(text[start : min(end, _next(_EVENT_ENDS, text, start))].rstrip())
+        end = start + len(text[start : min(end, next_place(_EVENT_ENDS, text, start))].rstrip())
         if found["cjk"]:  # there it stands before the cue
             before = [w.start for w in _read_words(text, code) if w.end == found.start()]
             start, end = min(before, default=found.start()), found.start()
@@ -623,13 +579,13 @@ def _weigh(
     kept: list[Word] = []
     weights: list[float] = []
     free = _blank(request, hidden)
-    named = _first_named(free)
-    is_hidden = _places(hidden, request)
-    in_scene = _places(_scene_spans(free, named) + ([event.span] if event else []), request)
-    manner_spans = [(start, end) for start, end in _manner_spans(free) if named < start]
-    if (led := _PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
-        manner_spans.append(led.span("how"))
-    in_manner = _places(manner_spans, request)
+    named = first_named(free)
+    is_hidden = places(hidden, request)
+    in_scene = places(scene_spans(free, named) + ([event.span] if event else []), request)
+    manner = [(start, end) for start, end in manner_spans(free) if named < start]
+    if (led := PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
+        manner.append(led.span("how"))
+    in_manner = places(manner, request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
             continue
@@ -641,62 +597,3 @@ def _weigh(
         else:
             weights.append(STYLE_WEIGHT if in_manner[word.start] else 1.0)
     return tuple(kept), tuple(weights)
-
-
-def _manner_spans(text: str) -> list[tuple[int, int]]:
-    """How it is pictured: "as a sketch", "in my old poster style", ", oil painting look"."""
-    spans = [found.span() for found in _MANNER.finditer(text)]
-    for clause in re.finditer(r"[^,.;]+", text):
-        if begins := _MANNER_BEGINS.search(text, *clause.span()):
-            ends = [m.end() for m in _MANNER_ENDS.finditer(text, begins.end(), clause.end())]
-            spans += [(begins.start(), end) for end in ends[-1:]]
-    return spans
-
-
-def _places(spans: Sequence[tuple[int, int]], text: str) -> bytearray:
-    """For each place of a text whether one of the spans covers it."""
-    covered = bytearray(len(text))
-    for start, end in spans:
-        covered[start:end] = bytes([1]) * (end - start)
-    return covered
-
-
-def _next(pattern: re.Pattern[str], text: str, place: int) -> int:
-    """Where a pattern is next found; the end of the text where it is not."""
-    found = pattern.search(text, place)
-    return found.start() if found else len(text)
-
-
-def _scene_spans(text: str, named: int) -> list[tuple[int, int]]:
-    """From a word of place to the next comma, except where that names a style. The surroundings
-    are named after the thing, which begins at `named`."""
-    spans = []
-    end = style = 0  # the next ones
-    begins = [*_SCENE.finditer(text), *_AND_A.finditer(text, 0, _next(_WORN, text, 0))]
-    for found in sorted(begins, key=re.Match.start):
-        end = end if found.end() <= end else _next(_SCENE_ENDS, text, found.end())
-        style = style if found.end() <= style else _next(_STYLE, text, found.end())
-        if named < found.start() and end <= style:
-            spans.append((found.start(), end))
-    spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
-    spans += [found.span() for found in _PLACE_BY_KANA.finditer(text) if named < found.start()]
-    spans += _other_sentences(text)
-    if (led := _LEADING_PLACE.match(text)) and not _STYLE.search(led["place"]):
-        spans.append(led.span("place"))
-    spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
-    spans += [found.span() for found in _PICTURE_OF_ONE.finditer(text)]
-    return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
-
-
-def _other_sentences(text: str) -> list[tuple[int, int]]:
-    """All but the sentence that speaks of the user's own, or else the first."""
-    starts = [0, *(found.end() for found in _SENTENCE_ENDS.finditer(text))]
-    sentences = list(zip(starts, [*starts[1:], len(text)]))
-    main = next((s for s in sentences if _OWNED.search(text, *s)), sentences[0])
-    return [sentence for sentence in sentences if sentence != main]
-
-
-def _first_named(text: str) -> int:
-    """Where the first word is that says anything; the end of the text where none does."""
-    starts = (word.start for word in words(text) if fold(word.text) not in FUNCTION_WORDS)
-    return next(starts, len(text))
