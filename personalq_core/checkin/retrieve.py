@@ -210,9 +210,10 @@ class Index:
     def names_written(self, text: str) -> list[tuple[int, int]]:
         """Where a text has a Chinese or Japanese name, or a part of one, as a card writes it."""
         spans = []
+        longest = max(map(len, self._written), default=0)
         for place, end in cjk_runs(text):
             while place < end:
-                sizes = range(end - place, 1, -1)
+                sizes = range(min(longest, end - place), 1, -1)
                 size = next((n for n in sizes if text[place : place + n] in self._written), 0)
                 if size:
                     spans.append((place, place + size))

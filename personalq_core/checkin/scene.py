@@ -25,7 +25,7 @@ _SCENE = re.compile(
 )
 _PLACE_BEFORE = re.compile(r"[㐀-鿿]{1,6}?(?:上|里|中|下|旁边|前)的(?=\w)")
 """Chinese names the place first: "海滩上的", on the beach."""
-_PLACE_BY_KANA = re.compile(r"[㐀-鿿々ァ-ヿー]+(?<![絵風調])(?:の[中上下前横隣])?[でに](?!は)")
+_PLACE_BY_KANA = re.compile(r"[㐀-鿿々ァ-ヿー]{1,12}(?<![絵風調])(?:の[中上下前横隣])?[でに](?!は)")
 """Japanese tells the place behind it: "浜辺で", on the beach."""
 _STYLE = re.compile(
     r"\b(?:style|look|drawing|painting|sketch|photo|illustration|poster|comic|cartoon|panels"

@@ -133,7 +133,7 @@ def translate(request: str, code: str) -> list[Word]:
         if prefix := re.match(r"[ldLDqu]{1,2}['\u2019]", text):
             text, skip = text[prefix.end() :], prefix.end()
         english = _look_up(fold(text), table, code)
-        if own_before(request, word.start) and fold(text) in _OF_ONES_OWN:
+        if fold(text) in _OF_ONES_OWN and own_before(request, word.start):
             english = (_OF_ONES_OWN[fold(text)],)
         found += _words_of(english or (text,), word.start + skip, word.end, text)
     return found

@@ -79,9 +79,13 @@ _OWN = re.compile(
 )
 
 
+_NEAR = 60
+"""Characters: the longest words between "my" and what is said to be one's own."""
+
+
 def own_before(text: str, place: int) -> bool:
     """Whether the words before a place say that what stands there is the user's own."""
-    return bool(_OWN.search(text[:place]))
+    return bool(_OWN.search(text[max(0, place - _NEAR) : place]))
 
 
 def cjk_runs(text: str) -> list[tuple[int, int]]:

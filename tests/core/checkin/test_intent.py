@@ -99,7 +99,10 @@ def test_base_family(request_, base):
     assert understand(request_, NOW).base == base
 
 
-@pytest.mark.parametrize("text", ["in ", "in the ", "__a__ not red ", "not red, ", "before a "])
+@pytest.mark.parametrize(
+    "text",
+    ["in ", "in the ", "__a__ not red ", "not red, ", "before a ", "最新的熊", "meine frau ", "a. B "],
+)
 def test_a_long_request_takes_no_longer_a_word(text):
     request = "my bear " + text * (15_000 // len(text))
     start = time.process_time()
