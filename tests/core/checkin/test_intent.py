@@ -101,8 +101,9 @@ def test_base_family(request_, base):
 
 @pytest.mark.parametrize(
     "text",
-    ["in ", "in the ", "__a__ not red ", "not red, ", "before a ", "最新的熊", "meine frau ", "a. B "],
-)
+    ["in ", "in the ", "__a__ not red ", "not red, ", "before a ", "最新的熊", "meine frau ",
+     "a. B "],
+)  # fmt: skip
 def test_a_long_request_takes_no_longer_a_word(text):
     request = "my bear " + text * (15_000 // len(text))
     start = time.process_time()
