@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from itertools import pairwise
 
 from ..language.thesaurus import thesaurus
 from ..language.translate import language, translate
@@ -22,7 +21,6 @@ from .cues import FILE, cues
 from .period import find_period
 from .scene import (
     PICTURE_OF,
-    SCENE_ENDS,
     first_named,
     manner_spans,
     next_place,
@@ -138,18 +136,6 @@ class Intent:
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
         )
 
-    @cached_property
-    def doing(self) -> tuple[bool, ...]:
-        """Which words tell what the thing does: those from an -ing form right after a noun to the
-        end of the clause, "tram crossing a stone bridge", but not "wearing"."""
-        text, spans = self.request, []
-        for noun, word in pairwise(words(text)):
-            is_next = not text[noun.end : word.start].strip()
-            does = DOING.search(word.text) and fold(word.text) not in _HAVING
-            if is_next and does and noun.stem not in FUNCTION_WORDS:
-                spans.append((word.start, next_place(SCENE_ENDS, text, word.end)))
-        return tuple(any(a <= word.start < b for a, b in spans) for word in self.words)
-
     @property
     def told(self) -> str:
         """The request without the words that only serve the selection."""
@@ -220,11 +206,6 @@ _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
 DOING = re.compile(r"[aeiouy]\w*(?:ing|ando|iendo|yendo)$")
 """Tells what a thing does, not what it is."""
-_HAVING = {
-    "wearing", "holding", "carrying", "featuring", "showing", "including", "drawing",
-    "painting", "lettering", "something", "anything",
-}  # fmt: skip
-"""Tells what it looks like, or is a noun."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _REST = re.compile(
     r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not|as"

@@ -240,10 +240,9 @@ def evidence(
     asked = _asked_stems(intent, found)
     said = asked | _manner_stems(intent, found)
     has_manner = STYLE_WEIGHT in intent.weights
-    looks = asked - {w.stem for w, at in zip(intent.words, intent.doing, strict=True) if at}
     told_of = _told_of(intent, index)
     agreements = [
-        agreement(looks - {kind for kind, nouns in told_of if not nouns & own}, own)
+        agreement(asked - {kind for kind, nouns in told_of if not nouns & own}, own)
         for own in map(index.words_of, numbers)
     ]
     ruled_out = [e.stems for e in intent.excluded]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..language.words import FUNCTION_WORDS, OWNERS, WORN, fold, words
+from ..language.words import FUNCTION_WORDS, WORN, fold, words
 
 _SHOWN = re.compile(
     r"^(?!\W*(?:using|subject|prompt)\b)"
@@ -44,8 +44,6 @@ _LEADING_PLACE = re.compile(
     re.I,
 )
 """Begins a request with the surroundings: "In a night market, my robot pours tea"."""
-_SENTENCE_ENDS = re.compile(r"(?<=\w\w)[.!?]+\s+(?=[A-Z])|[\u3002\uff01\uff1f]\s*(?=\w)")
-_OWNED = re.compile(rf"\b(?:{'|'.join(sorted(OWNERS))})\b|我|私の|うちの", re.I)
 _PICTURE_OF_ONE = re.compile(
     r"(?<=['\u2019]s )(?:portrait|photo|photograph|picture|headshot|selfie)s?\b", re.I
 )
@@ -56,7 +54,7 @@ _SETTING = re.compile(
     re.I,
 )
 """A phrase after a comma about the picture, not about what it shows."""
-SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b|\bBREAK\b")
+_SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b|\bBREAK\b")
 _AND_A = re.compile(r"\b(?:and an?|und eine?[mnr]?|et une?|y una?)\b", re.I)
 """Begins what else is in the picture: "my bear and a dog", but not "with a hat and a scarf"."""
 _WORN = re.compile(rf"\b(?:{'|'.join(sorted(WORN))})\b", re.I)
@@ -93,26 +91,17 @@ def scene_spans(text: str, named: int) -> list[tuple[int, int]]:
     end = style = 0  # the next ones
     begins = [*_SCENE.finditer(text), *_AND_A.finditer(text, 0, next_place(_WORN, text, 0))]
     for found in sorted(begins, key=re.Match.start):
-        end = end if found.end() <= end else next_place(SCENE_ENDS, text, found.end())
+        end = end if found.end() <= end else next_place(_SCENE_ENDS, text, found.end())
         style = style if found.end() <= style else next_place(_STYLE, text, found.end())
         if named < found.start() and end <= style:
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
     spans += [found.span() for found in _PLACE_BY_KANA.finditer(text) if named < found.start()]
-    spans += _other_sentences(text)
     if (led := _LEADING_PLACE.match(text)) and not _STYLE.search(led["place"]):
         spans.append(led.span("place"))
     spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
     spans += [found.span() for found in _PICTURE_OF_ONE.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
-
-
-def _other_sentences(text: str) -> list[tuple[int, int]]:
-    """All but the sentence that speaks of the user's own, or else the first."""
-    starts = [0, *(found.end() for found in _SENTENCE_ENDS.finditer(text))]
-    sentences = list(zip(starts, [*starts[1:], len(text)]))
-    main = next((s for s in sentences if _OWNED.search(text, *s)), sentences[0])
-    return [sentence for sentence in sentences if sentence != main]
 
 
 def first_named(text: str) -> int:

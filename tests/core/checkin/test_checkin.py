@@ -660,6 +660,7 @@ def test_what_is_called_by_name_or_as_ones_own_is_meant_however_long_the_scene(r
          "emmaface reading the latest issue of a fashion magazine"),
         ("Barnaby v2 on the last day of summer", "tdybr2 bear on the last day of summer"),
         ("Barnaby v2 by a new tree house", "tdybr2 bear by a new tree house"),
+        ("Barnaby v2 as an old version of Sherlock", "tdybr2 bear as an old version of Sherlock"),
         ("Barnaby v2, an old pier, chipped cups", "tdybr2 bear, an old pier, chipped cups"),
         ("the newest line 6 tram crossing a stone bridge", "trm6 tram crossing a stone bridge"),
         ("newest version of Emma, first edition on a shelf", "emmaface, first edition on a shelf"),
