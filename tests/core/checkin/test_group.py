@@ -6,8 +6,9 @@ import pytest
 
 from personalq_core.checkin.attributes import agreement, is_manner, opposed, same_manner
 from personalq_core.checkin.checkin import CheckIn
-from personalq_core.checkin.group import group
+from personalq_core.checkin.group import doubt, group
 from personalq_core.checkin.intent import understand
+from personalq_core.checkin.rerank import learned_weights
 from personalq_core.language.words import stem
 
 from .library import card
@@ -76,3 +77,14 @@ def test_attributes(asked, own, agrees, conflicts):
 def test_manners():
     assert is_manner("pencil") and is_manner("plush") and not is_manner("fox")
     assert same_manner(stem("drawing"), "pencil") and not same_manner("3d", "pencil")
+
+
+@pytest.mark.parametrize(("request_", "is_open"), [("my fox at sea", False), ("the fox", True)])
+def test_a_title_that_says_whose_it_is_leaves_no_doubt_where_it_is_said(request_, is_open):
+    cards = (fox("a", "my_fox", ""), fox("b", "Baroque Fox", ""))
+    engine, weights = CheckIn(), learned_weights(False)
+    index, intent = engine.index(cards), understand(request_, NOW)
+    found = group(index, engine.weigh(intent, index, index.search(intent), range(2)))
+    mine = next(g for g in found if cards[g.best.number].title == "my_fox")
+    (other,) = (g for g in found if g is not mine)
+    assert (doubt(intent, index, mine, other, weights) > 0) == is_open
