@@ -81,7 +81,7 @@ def test_manners():
 
 @pytest.mark.parametrize(("request_", "is_open"), [("my fox at sea", False), ("the fox", True)])
 def test_a_title_that_says_whose_it_is_leaves_no_doubt_where_it_is_said(request_, is_open):
-    cards = (fox("a", "my_fox", ""), fox("b", "Baroque Fox", ""))
+    cards = (fox("a", "my_fox", "A pet."), fox("b", "Baroque Fox", "Marble, ornate, gold."))
     engine, weights = CheckIn(), learned_weights(False)
     index, intent = engine.index(cards), understand(request_, NOW)
     found = group(index, engine.weigh(intent, index, index.search(intent), range(2)))
