@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..language.thesaurus import thesaurus
-from ..language.words import DETERMINERS, Word, own_before, stem, terms, words
+from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
@@ -157,8 +156,8 @@ def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:
 
 def _is_any(intent: Intent, things: Sequence[Word]) -> bool:
     """Whether no certain one is meant: "in front of an old house"."""
-    is_coined = any(thesaurus().lemma(word.text) is None for word in things)
-    return bool(_ANY.search(intent.request[: things[0].start])) and not is_coined
+    is_any = _ANY.search(intent.request[: things[0].start])
+    return bool(is_any) and not any(map(is_coined, things))
 
 
 def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
@@ -186,7 +185,8 @@ def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:
     if card.kind not in BASES:
         return None
     request, title = intent.request, set(terms(card.title))
-    for run in _runs(request, [w for w in intent.words if w.stem in title]):
+    called = (word for word in intent.words if word.stem in title)
+    for run in runs(called, lambda one, other: not request[one.end : other.start].strip(" -_")):
         start, end = run[0].start, run[-1].end
         before, after = _BASE_BEFORE.search(request[:start]), _BASE_AFTER.match(request, end)
         is_base = before or after or any(word.stem in _BASE_WORDS for word in run)
@@ -199,17 +199,6 @@ def base_named(intent: Intent, card: ModelCard) -> tuple[int, int] | None:
         is_bracketed = request[start - 1 : start] == "(" and request[end : end + 1] == ")"
         return start - is_bracketed, end + is_bracketed
     return None
-
-
-def _runs(request: str, said: Sequence[Word]) -> list[list[Word]]:
-    """Words with nothing but spaces or hyphens between them, together."""
-    runs: list[list[Word]] = []
-    for word in said:
-        if runs and not request[runs[-1][-1].end : word.start].strip(" -_"):
-            runs[-1].append(word)
-        else:
-            runs.append([word])
-    return runs
 
 
 def _is_written(request: str, place: int) -> bool:
@@ -233,9 +222,7 @@ def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) 
 def _is_name(word: Word, index: Index, number: int) -> bool:
     """Whether a word is none of the language, or begins a title "Mittens the cat", or one of two
     words, "milo dog", and calls nothing else."""
-    if not word.text.isalpha() or len(word.text) < 3:
-        return False
-    if thesaurus().lemma(word.text) is None:
+    if is_coined(word):
         return True
     title = [term for term in index.fields[number]["title"] if not is_edition(term)]
     if not title or title[0] != word.stem or tells_what_kind(word.stem):

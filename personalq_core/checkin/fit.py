@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..language.thesaurus import thesaurus
-from ..language.words import Word, own_before
+from ..language.words import Word, own_before, runs
 from .beside import names_base
 from .intent import DOING, Intent
-from .rerank import FEATURES, FIT_FEATURES, SAME, Scored, Weights, by_name, coverage
+from .rerank import FEATURES, FIT_FEATURES, Scored, Weights, by_name, coverage, same
 from .retrieve import Index
 
 
@@ -93,30 +93,17 @@ def _is_called(intent: Intent, index: Index, number: int) -> bool:
             or any(start <= word.start < end for start, end in ordered)
         )
 
-    read = list(zip(intent.words, index.read(intent), strict=True))
-    for phrase in _phrases(intent.request, read):
-        terms = [{term for term, w in readings.items() if w >= SAME} for _, readings in phrase]
-        calls = any(said & called and is_own(word) for (word, _), said in zip(phrase, terms))
-        if calls and all(said & own for said in terms):
+    meant = dict(zip(intent.words, map(same, index.read(intent)), strict=True))
+    for phrase in runs(intent.words, lambda one, other: _is_one_thing(intent, one, other)):
+        calls = any(meant[word] & called and is_own(word) for word in phrase)
+        if calls and all(meant[word] & own for word in phrase):
             return True
     return False
 
 
-_Read = tuple[Word, dict[str, float]]
-
-
-def _phrases(request: str, read: Sequence[_Read]) -> list[list[_Read]]:
-    """Words with nothing but spaces between them, up to what the thing does or is: after a noun
-    only nouns name it, "bear lamp"."""
-    phrases: list[list[_Read]] = []
-    for word, readings in read:
-        last = phrases[-1][-1][0] if phrases else word
-        is_beside = phrases and not request[last.end : word.start].strip()
-        tells = DOING.search(word.text) or (
-            thesaurus().is_noun(last.text) and not thesaurus().is_noun(word.text)
-        )
-        if is_beside and not tells:
-            phrases[-1].append((word, readings))
-        else:
-            phrases.append([(word, readings)])
-    return phrases
+def _is_one_thing(intent: Intent, word: Word, after: Word) -> bool:
+    """Whether a word names a thing together with the one before it, and does not tell what it does
+    or how it is: after a noun only nouns name it, "bear lamp"."""
+    if intent.request[word.end : after.start].strip() or DOING.search(after.text):
+        return False
+    return thesaurus().is_noun(after.text) or not thesaurus().is_noun(word.text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -162,14 +162,18 @@ def names(intent: Intent, index: Index, number: int) -> bool:
     )
 
 
+def same(readings: Mapping[str, float]) -> set[str]:
+    """Those of a word's readings that say the same."""
+    return {term for term, weight in readings.items() if weight >= SAME}
+
+
 def meant_by(intent: Intent, index: Index, start: int, end: int) -> set[str]:
     """The terms that the words between two places of a request mean."""
     return {
         term
         for word, readings in zip(intent.words, index.read(intent), strict=True)
         if start <= word.start < end
-        for term, weight in readings.items()
-        if weight >= SAME
+        for term in same(readings)
     }
 
 
@@ -339,10 +343,10 @@ def _manner_stems(intent: Intent, found: Retrieved) -> set[str]:
 def _told_of(intent: Intent, index: Index) -> list[tuple[str, set[str]]]:
     """Words with what the noun means that they tell of, where that is not the thing: "orange
     juice"."""
-    pairs = pairwise(zip(intent.words, intent.naming, strict=True))
+    read = zip(intent.words, intent.naming, index.read(intent), strict=True)
     return [
-        (one.stem, meant_by(intent, index, other.start, other.end))
-        for (one, _), (other, at) in pairs
+        (one.stem, same(readings))
+        for (one, _, _), (other, at, readings) in pairwise(read)
         if not at and not intent.request[one.end : other.start].strip()
     ]
 

@@ -14,6 +14,7 @@ from ..language.words import (
     WORN,
     Word,
     fold,
+    runs,
     spelling,
     stem,
     terms,
@@ -261,20 +262,21 @@ def _named_span(
         if not any(a <= word.start < b for a, b in taken)
         and not (DOING.search(word.text) and word.stem not in name)  # "bear sitting"
     ]
-    runs = _runs(intent, [word for word, weight in free if weight >= least], card.title)
-    if not runs:
+    named = _named_runs(intent, [word for word, weight in free if weight >= least], card.title)
+    if not named:
         return None
 
     def strength(run: list[Word]) -> tuple[int, ...]:
         told = [sum(word.stem in said for word in run) for said in (name, labels, own)]
         return (*told, -run[0].start)
 
-    best = max(runs, key=strength)
+    best = max(named, key=strength)
     is_said = any(word.stem in own for word in best)
-    if not is_said and (best is not runs[0] or least < 1):  # only the thing may be called otherwise
+    # Only the thing itself may be called otherwise.
+    if not is_said and (best is not named[0] or least < 1):
         return None
-    if best is not runs[0] and strength(best)[1] == 0 and _is_worn(intent, best):
-        best = runs[runs.index(best) - 1][-1:]  # what wears it is the concept
+    if best is not named[0] and strength(best)[1] == 0 and _is_worn(intent, best):
+        best = named[named.index(best) - 1][-1:]  # what wears it is the concept
     matched = [word for word in best if word.stem in own] or best
     called = [place for place, word in enumerate(matched) if word.stem in labels]
     matched = matched[: called[-1] + 1] if called else matched  # "Emma's hat", "blueprint drawing"
@@ -296,19 +298,16 @@ def _is_worn(intent: Intent, run: list[Word]) -> bool:
     return bool(before) and before[-1] in WORN
 
 
-def _runs(intent: Intent, kept: list[Word], title: str) -> list[list[Word]]:
+def _named_runs(intent: Intent, kept: list[Word], title: str) -> list[list[Word]]:
     """Words with nothing between them but spaces, function words and selection words, or what is
     between them in the title as well: "Ni no Kuni"."""
-    runs: list[list[Word]] = []
     title = fold(title)
-    for word in kept:
-        last = runs[-1][-1] if runs else word
-        titled = fold(intent.request[last.start : word.end]) in title
-        if runs and (titled or _joined(intent, last.end, word.start)):
-            runs[-1].append(word)
-        else:
-            runs.append([word])
-    return runs
+
+    def is_joined(last: Word, word: Word) -> bool:
+        is_titled = fold(intent.request[last.start : word.end]) in title
+        return is_titled or _joined(intent, last.end, word.start)
+
+    return runs(kept, is_joined)
 
 
 def _joined(intent: Intent, start: int, end: int) -> bool:
@@ -343,7 +342,8 @@ def _with_determiner(intent: Intent, start: int) -> int:
 
 
 def _with_own_cjk(intent: Intent, start: int) -> int:
-    """Take "my newest" along where it is written without spaces: "我最新的"."""
+    """Take "my newest" along where it is written without spaces, "我最新的", and what it is that
+    it wears, "戴"."""
     selected = start
     for a, b in reversed(intent.selecting):
         selected = a if b == selected else selected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,12 +74,21 @@ def words(text: str) -> list[Word]:
     ]
 
 
+def runs(found: Iterable[Word], are_joined: Callable[[Word, Word], bool]) -> list[list[Word]]:
+    """Words, those together that are joined with the one before."""
+    together: list[list[Word]] = []
+    for word in found:
+        if together and are_joined(together[-1][-1], word):
+            together[-1].append(word)
+        else:
+            together.append([word])
+    return together
+
+
 _OWN = re.compile(
     rf"\b(?:{'|'.join(sorted(OWNERS))})\s+(?:\w+\s+){{0,2}}$"
     "|(?:我们?|我家|咱们?|私|僕|俺|うち)[的の]?(?:最[新旧][的の]?)?$", re.I
 )
-
-
 _NEAR = 60
 """Characters: the longest words between "my" and what is said to be one's own."""
 
