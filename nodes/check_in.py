@@ -223,10 +223,7 @@ def decide_as_told(
 
 
 def _output(decision: Decision) -> io.NodeOutput:
-    ui = {"personalq": [decision.to_json()]}
-    if decision.status == "ask":
-        return io.NodeOutput(*[folders.blocked()] * 8, ui=ui)
-    return io.NodeOutput(
+    outputs = (
         decision,
         decision.prompt,
         BETWEEN.join(c.card.triggers[0] for c in decision.chosen if c.card.triggers),
@@ -235,8 +232,10 @@ def _output(decision: Decision) -> io.NodeOutput:
         decision.strength,
         decision.reason,
         _name_output(decision, "diffusion_model"),
-        ui=ui,
     )
+    if decision.status == "ask":
+        outputs = tuple(folders.blocked() for _ in outputs)
+    return io.NodeOutput(*outputs, ui={"personalq": [decision.to_json()]})
 
 
 _CALLED = {"lora": "LoRA", "checkpoint": "checkpoint", "diffusion_model": "diffusion model"}

@@ -59,14 +59,12 @@ def rewrite(
     Selection words leave, and those that name a base without a trigger; for each card with a
     trigger, the words that named it become the trigger, brackets escaped; a trigger that is there
     already is left alone. All other bytes stay.
-    A request with all triggers in it was written for these cards: nothing of it is changed. Unless
-    the first card `is_named`, its trigger comes before what the request says.
+    Unless the first card `is_named`, its trigger comes before what the request says.
     """
     request = intent.request
-    triggers = [card.triggers[0] for card in cards if card.triggers]
-    there = [place for trigger in triggers if (place := _place_of(request, trigger))]
-    if triggers and len(there) == len(triggers):
-        return request, ()
+    there = [
+        place for card in cards for name in card.triggers[:1] if (place := _place_of(request, name))
+    ]
     quoted = [found.span() for found in QUOTED.finditer(request)]
     bases = [span for card in cards if not card.triggers and (span := base_named(intent, card))]
     selecting = sorted({*intent.selecting, *bases})

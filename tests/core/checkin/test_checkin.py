@@ -476,7 +476,7 @@ def test_a_style_alone_is_chosen_as_ever():
     ("request_", "prompt"),
     [("barnaby v3 and milo on the sofa", "br1nby bear and m1lo dog on the sofa"),
      ("milo and my bear v3", "m1lo dog and br1nby bear"),
-     ("br1nby bear, m1lo dog, v3, 4k", "br1nby bear, m1lo dog, v3, 4k")],
+     ("br1nby bear, m1lo dog, v3, 4k", "br1nby bear, m1lo dog, 4k")],
 )  # fmt: skip
 def test_two_things_are_both_chosen_and_each_gets_its_trigger(request_, prompt):
     decision = decide(request_, OWNED)

@@ -31,6 +31,8 @@ def rewritten(request, *cards):
          "embedding:bear __bear__"),
         ("my bear, not the red one, at sea", "tdybr4 bear, at sea"),
         ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
+        ("tdybr4 bear v4 on the beach", "tdybr4 bear on the beach"),
+        ("the newest version of my tdybr4 bear, not the red one", "my tdybr4 bear"),
         ("bear, the first of the v2s, at sea", "tdybr4 bear, at sea"),
         ("l'ours sur la plage", "tdybr4 bear sur la plage"),
         ("old bear BREAK not newest", "tdybr4 bear BREAK"),
@@ -259,11 +261,12 @@ def test_nothing_is_lost_outside_the_replaced_words(request_, cards):
 
 @settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(LIBRARY), min_size=1, max_size=3, unique_by=lambda c: c.id))
-def test_what_was_rewritten_stays_as_it_is(request_, cards):
-    assume(any(card.triggers for card in cards))
+def test_from_what_was_rewritten_only_selection_words_leave(request_, cards):
     prompt, _ = rewrite(understand(request_, NOW), cards)
-    again, _ = rewrite(understand(prompt, NOW), cards)
-    assert again == prompt
+    assume(prompt.strip())
+    called = [card for card in cards if card.triggers]
+    _, edits = rewrite(understand(prompt, NOW), called)
+    assert all(edit.text == "" for edit in edits)
 
 
 MIKU = card(

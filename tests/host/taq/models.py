@@ -145,7 +145,9 @@ def dynamic(source):
                 if not Dynamic.can_be_read:
                     raise RuntimeError("cached_patcher_init is not initialized.")
                 Dynamic.files_read += 1
-                model_override = copy.deepcopy(self.model), ({}, {}, {}, set())
+                shared = self.model.model_config  # which newer versions do not let be copied
+                model = copy.deepcopy(self.model, {id(shared): shared})
+                model_override = model, ({}, {}, {}, set())
             plain.__class__ = patcher
             plain.model, (plain.backup, _, plain.object_patches_backup, _) = model_override
             return plain

@@ -158,7 +158,8 @@ def test_a_model_of_quantized_layers_of_comfyuis_own_is_refused_in_words(host, t
     ops = importlib.import_module("comfy.ops")
     if not hasattr(ops, "mixed_precision_ops"):
         pytest.skip("this ComfyUI has none")
-    kinds = ops.mixed_precision_ops({"deep": {"format": "float8_e4m3fn", "params": {}}})
+    said = {"format": "float8_e4m3fn", "params": {}}
+    kinds = ops.mixed_precision_ops({"deep": said})
     if not convolutions:
         tiny.model.diffusion_model = torch.nn.Module()
     tiny.model.diffusion_model.deep = kinds.Linear(128, 128, dtype=torch.bfloat16)
@@ -166,6 +167,8 @@ def test_a_model_of_quantized_layers_of_comfyuis_own_is_refused_in_words(host, t
         "deep.weight": torch.randn(128, 128).to(torch.float8_e4m3fn),
         "deep.weight_scale": torch.tensor(1.0),
         "deep.bias": torch.zeros(128),
+        # Where newer versions look for what older ones are told beforehand.
+        "deep.comfy_quant": torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8),
     }
     tiny.model.diffusion_model.load_state_dict(stored, strict=False)
     with pytest.raises(host.TaqError, match=r"\(deep.weight is stored as QuantizedTensor\)"):
