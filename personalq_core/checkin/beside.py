@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..language.thesaurus import thesaurus
 from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
-from .intent import PROTECTED, STYLE_WEIGHT, Intent
+from .intent import DOING, PROTECTED, STYLE_WEIGHT, Intent
 from .rerank import is_coined, trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
@@ -45,6 +47,7 @@ _ON_THE = re.compile(
     re.I,
 )
 _ANY = re.compile(r"\ban?\s+(?:(?!(?:of|in|on|with|by|and)\b)\w+\s+){0,2}$", re.I)
+_PHRASE_ENDS = re.compile(r"[,;.!?]\s|[\uff0c\u3002\u3001]")
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
@@ -118,7 +121,7 @@ def _said(
     if trigger := trigger_named(intent.request, card, index):
         called = frozenset(terms(trigger))
         return frozenset(term for term, _, _ in left if term in title | called)
-    named = [(term, word, weight) for term, word, weight in left if term in title]
+    named = _in_one_phrase(intent, index, [entry for entry in left if entry[0] in title])
     said = frozenset(term for term, _, _ in named)
     in_manner = bool(named) and all(weight == STYLE_WEIGHT for _, _, weight in named)
     rarest = max(title, key=index.idf, default="")
@@ -143,6 +146,19 @@ def _said(
     if not is_style(index, number) and all(map(tells_what_kind, said)):
         return frozenset()  # "an old version" names no old house
     return said if is_meant else frozenset()
+
+
+def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list[_Left]:
+    """Those of some words between two commas that tell the most: "warm colours, a full page" names
+    no colouring page."""
+    phrases: defaultdict[int, list[_Left]] = defaultdict(list)
+    for entry in named:
+        phrases[len(_PHRASE_ENDS.findall(intent.request, 0, entry[1].start))].append(entry)
+
+    def told(phrase: list[_Left]) -> float:
+        return sum(index.idf(term) for term in {term for term, _, _ in phrase})
+
+    return max(phrases.values(), key=told, default=[])
 
 
 def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:
@@ -214,21 +230,33 @@ def _is_called(intent: Intent, index: Index, number: int, said: Sequence[Word]) 
     return any(
         word.stem not in owners
         and not _POSSESSIVE.search(word.text)
-        and (own_before(request, word.start) or _is_name(word, index, number))
+        and (own_before(request, word.start) or _is_name(intent, index, number, word))
         for word in said
     )
 
 
-def _is_name(word: Word, index: Index, number: int) -> bool:
+def _is_name(intent: Intent, index: Index, number: int, word: Word) -> bool:
     """Whether a word is none of the language, or begins a title "Mittens the cat", or one of two
-    words, "milo dog", and calls nothing else."""
+    words, "milo dog", and calls nothing else. The "snow" of "snow globe" is no name."""
     if is_coined(word):
         return True
+    if thesaurus().is_adjective(word.text) and _tells_of(intent, word, index.words_of(number)):
+        return False
     title = [term for term in index.fields[number]["title"] if not is_edition(term)]
     if not title or title[0] != word.stem or tells_what_kind(word.stem):
         return False
     is_told = _NAMED_THE.match(index.cards[number].title)
-    return bool(is_told) or (len(title) <= 2 and index.things(word.text) == 1)
+    is_alone = len(title) <= 2 and index.things(word.text) == 1
+    may_be = word.text[:1].isupper() or all(map(thesaurus().gets_a_name, title[1:]))
+    return bool(is_told) or (is_alone and may_be)
+
+
+def _tells_of(intent: Intent, word: Word, own: Set[str]) -> bool:
+    """Whether a word stands before a noun that a card does not say: the "tall" of "tall windows"
+    names no tall vase."""
+    after = next((other for other in intent.words if other.start > word.start), None)
+    is_beside = after is not None and not intent.request[word.end : after.start].strip()
+    return is_beside and not DOING.search(after.text) and after.stem not in own
 
 
 def other_named(

@@ -26,7 +26,7 @@ _K1, _B = 1.2, 0.5
 _FIELD_WEIGHTS = {"title": 3.0, "triggers": 3.0, "tags": 1.5, "file": 1.0, "description": 1.0}
 _MAX_DESCRIPTION = 1000
 _MAX_TRIGGERS = 8
-_MIN_SIMILARITY, _SURE_SIMILARITY = 0.55, 0.7
+_MIN_SIMILARITY = 0.7
 _BASE = r"xl|sdxl|pdxl|sd|sd15|sd\d|flux|pony|illustriou?s?|noob|noobai|qwen"
 _EDITION = re.compile(rf"v\d+|mk\d*|lora|model|styl|version|checkpoint|{_BASE}")
 _FUZZY_WEIGHT = 0.85
@@ -247,7 +247,7 @@ class Index:
     def _read(self, intent: Intent) -> list[dict[str, float]]:
         found = []
         for word in intent.words:
-            spelled = self.spellings(word.text)
+            spelled = self.spellings(word.text, by_sound=intent.foreign)
             share = _BESIDE if spelled else 1.0
             if spelled and word.stem not in spelled:
                 found.append(spelled)  # misspelled: what else it may mean, nobody knows
@@ -275,8 +275,11 @@ class Index:
         related = thesaurus().related(word)
         return {term: share * w for term, w in related.items() if term in self._postings}
 
-    def spellings(self, word: str) -> dict[str, float]:
-        """A request's word -> itself, or what it may be misspelled from, as the library has it."""
+    def spellings(self, word: str, by_sound: bool = False) -> dict[str, float]:
+        """A request's word -> itself, or what it may be misspelled from, as the library has it.
+
+        `by_sound`: or a name that Japanese may write so.
+        """
         if is_cjk(word):
             pairs = [word[i : i + 2] for i in range(max(1, len(word) - 1))]
             return {pair: 1.0 for pair in pairs if pair in self._postings}
@@ -288,7 +291,7 @@ class Index:
         if len(term) == 3:
             swapped = {term[1] + term[0] + term[2], term[0] + term[2] + term[1]}
             meant = sorted(swapped & self._postings.keys()) if term.isalpha() else ()
-            return dict.fromkeys(meant, _FUZZY_WEIGHT * _SURE_SIMILARITY)
+            return dict.fromkeys(meant, _FUZZY_WEIGHT * _MIN_SIMILARITY)
         shared: Counter[str] = Counter()
         for gram in sorted(_trigrams(term)):  # ties in the same order each time
             shared.update(self._grams.get(gram, ()))
@@ -299,11 +302,10 @@ class Index:
             if count >= 2
         ]
         best = max(near, default=(0.0, ""))
-        bones = skeleton(term)
-        if best[0] < _SURE_SIMILARITY and len(bones) > 2 and bones in self._skeletons:
-            return dict.fromkeys(sorted(self._skeletons[bones]), _FUZZY_WEIGHT * _SURE_SIMILARITY)
         if best[0] < _MIN_SIMILARITY:
-            return {}
+            bones = skeleton(term) if by_sound else ""
+            heard = self._skeletons.get(bones, ()) if len(bones) > 2 else ()
+            return dict.fromkeys(sorted(heard), _FUZZY_WEIGHT * _MIN_SIMILARITY)
         return {other: _FUZZY_WEIGHT * s**0.5 for s, other in near if s >= best[0] - 1e-9}
 
     def is_plain_word(self, word: str) -> bool:
@@ -321,7 +323,7 @@ class Index:
         for word, weight, found in zip(intent.words, intent.weights, readings, strict=True):
             if intent.order_is_soft and word.stem in ("old", "new") and not found:
                 continue  # it tells how old the model is
-            spelled = self.spellings(word.text)
+            spelled = self.spellings(word.text, by_sound=intent.foreign)
             mass += weight * self.idf(next(iter(spelled), word.stem))
             if spelled and word.stem not in spelled and not is_cjk(word.text):
                 corrections[word.stem] = next(iter(spelled))

@@ -23,6 +23,7 @@ _BY_SENSE = (1.0, 0.9, 0.75, 0.5, 0.4)
 """A word's commonest sense counts most; later ones than these do not count."""
 _COMMON = 2
 """So many senses of a word are common ones."""
+_CALLED = {"living thing", "imaginary being", "spiritual being", "vehicle", "toy", "robot"}
 _TOO_WIDE = 60
 """A word for so many kinds of things ("animal") says nothing about one of them."""
 _MOST = 800
@@ -63,22 +64,32 @@ class Thesaurus:
 
     def knows(self, word: str) -> bool:
         """Whether it is a word of the language, or a form of a verb: "chipped"."""
-        is_form = word.endswith(("ed", "ing")) and self.lemma(stem(word)) is not None
-        return is_form or self.lemma(word) is not None
+        forms = (stem(word), stem(word) + "e") if word.endswith(("ed", "ing")) else ()
+        return any(self.lemma(form) for form in (word, *forms))
 
     def is_noun(self, word: str) -> bool:
         """Whether a word may name a thing; a word that the table has not is a name."""
         lemma = self.lemma(word)
         return lemma is None or any(self._wider[number] for _, number in self._senses[lemma])
 
+    def is_adjective(self, word: str) -> bool:
+        """Whether a word may tell how a thing is: "tall", "silver"."""
+        lemma = self.lemma(word)
+        return lemma is not None and not all(self._wider[n] for _, n in self._senses[lemma])
+
     def is_change(self, word: str) -> bool:
         """Whether a noun commonly names what makes a thing another: "renovation", but no "walk"."""
+        return any("change" in kinds and "motion" not in kinds for kinds in self._common(word))
+
+    def gets_a_name(self, word: str) -> bool:
+        """Whether a noun commonly names what people call by a name: "dog", "boat", but no "vase"."""
+        return any(_CALLED & kinds for kinds in self._common(word))
+
+    def _common(self, word: str) -> list[set[str]]:
+        """For each common sense of a word, the lemmas of all that is wider."""
         lemma = self.lemma(word)
         senses = sorted(self._senses[lemma])[:_COMMON] if lemma else ()
-        return any(
-            "change" in (kinds := self._kinds(start)) and "motion" not in kinds
-            for _, start in senses
-        )
+        return [self._kinds(start) for _, start in senses]
 
     def _kinds(self, start: int) -> set[str]:
         """Lemmas of all that is wider than one sense of a word."""
