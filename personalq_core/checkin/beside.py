@@ -247,7 +247,7 @@ def _is_name(intent: Intent, index: Index, number: int, word: Word) -> bool:
         return False
     is_told = _NAMED_THE.match(index.cards[number].title)
     is_alone = len(title) <= 2 and index.things(word.text) == 1
-    may_be = word.text[:1].isupper() or all(map(thesaurus().gets_a_name, title[1:]))
+    may_be = word.text[:1].isupper() or all(map(thesaurus().may_be_called, title[1:]))
     return bool(is_told) or (is_alone and may_be)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..language.thesaurus import thesaurus
 from ..language.words import Word, own_before, runs
 from .beside import names_base
-from .intent import DOING, Intent
+from .intent import Intent
 from .rerank import FEATURES, FIT_FEATURES, Scored, Weights, by_name, coverage, same
 from .retrieve import Index
 
@@ -102,8 +101,5 @@ def _is_called(intent: Intent, index: Index, number: int) -> bool:
 
 
 def _is_one_thing(intent: Intent, word: Word, after: Word) -> bool:
-    """Whether a word names a thing together with the one before it, and does not tell what it does
-    or how it is: after a noun only nouns name it, "bear lamp"."""
-    if intent.request[word.end : after.start].strip() or DOING.search(after.text):
-        return False
-    return thesaurus().is_noun(after.text) or not thesaurus().is_noun(word.text)
+    """Whether a word names a thing together with the one before it: "bear lamp"."""
+    return not intent.request[word.end : after.start].strip() and not intent.tells_of(word, after)

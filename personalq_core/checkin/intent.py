@@ -121,11 +121,11 @@ class Intent:
     @cached_property
     def naming(self) -> tuple[bool, ...]:
         """Which words name the thing: those of the concept up to the first comma, preposition or
-        -ing form after a noun, which tells what it does."""
+        word after a noun that tells what it does or how it is."""
         first = _REST.search(self.request, self.words[0].end) if self.words else None
         rest = first.start() if first else len(self.request)
         for before, word in zip(self.words, self.words[1:], strict=False):
-            if DOING.search(word.text) and thesaurus().is_noun(before.text):
+            if self.tells_of(before, word):
                 rest = min(rest, word.start)
         return tuple(
             weight >= 1
@@ -135,6 +135,14 @@ class Intent:
             and not (self.order_is_soft and word.stem in ("old", "new"))
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
         )
+
+    def tells_of(self, noun: Word, word: Word) -> bool:
+        """Whether a word after a noun tells what that does or how it is: "bear sitting", "logo
+        printed", "armchair alone"."""
+        if not thesaurus().is_noun(noun.text):
+            return False
+        # Spanish and French describe a noun behind it: "oso rojo".
+        return bool(DOING.search(word.text)) or (not self.foreign and _tells_how(word.text))
 
     @property
     def told(self) -> str:
@@ -206,12 +214,21 @@ _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}
 
 DOING = re.compile(r"[aeiouy]\w*(?:ing|ando|iendo|yendo)$")
 """Tells what a thing does, not what it is."""
+_DONE = re.compile(r"hung|seen|shown|sat|stood|caught|ridden|lit|shot")
+"""Forms of a verb that no table of adjectives has."""
 _LOOK = re.compile(r"(?:style|look|aesthetic|vibe)s?", re.I)
 _REST = re.compile(
-    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not|as"
+    r"[,;.:\uff0c\u3001]|\b(?-i:BREAK|AND)\b|\b(?:in|on|at|with|without|by|to|from|but|is|are|not|as|full"
     r"|en|con|sin|mit|ohne|auf|im|am|bei|avec|sans|dans|sur)\b",
     re.I,
 )
+
+def _tells_how(word: str) -> bool:
+    """Whether a word is an adjective and no noun, or a form of a verb: "alone", "printed"."""
+    if thesaurus().lemma(word) is None:
+        return bool(_DONE.fullmatch(word)) or (word.endswith("ed") and thesaurus().knows(word))
+    return not thesaurus().is_noun(word)
+
 
 _MODEL = r"(?:workflow|checkpoint|model|base|loaded|version|loras?)"
 _FOR = r"(?:for|on|with|using|para|für|auf|pour|sur|mit)"

@@ -81,9 +81,9 @@ class Thesaurus:
         """Whether a noun commonly names what makes a thing another: "renovation", but no "walk"."""
         return any("change" in kinds and "motion" not in kinds for kinds in self._common(word))
 
-    def gets_a_name(self, word: str) -> bool:
-        """Whether a noun commonly names what people call by a name: "dog", "boat", but no "vase"."""
-        return any(_CALLED & kinds for kinds in self._common(word))
+    def may_be_called(self, word: str) -> bool:
+        """Whether a word may name what people call by a name: "dog", "boat", but no "vase"."""
+        return self.lemma(word) is None or any(_CALLED & kinds for kinds in self._common(word))
 
     def _common(self, word: str) -> list[set[str]]:
         """For each common sense of a word, the lemmas of all that is wider."""
