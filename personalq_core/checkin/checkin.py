@@ -258,7 +258,7 @@ class CheckIn:
         beside, told = self._beside(asked, choice.card, is_named)
         cards = [choice.card, *(other.card for other in beside)]
         called = [as_called(intent.request, card, asked.index) for card in cards]
-        prompt, _ = rewrite(intent, called, is_named)
+        prompt, _ = rewrite(_as_spelled(intent, asked.found), called, is_named)
         reason = f"{choice.card.title}: {'; '.join(choice.evidence) or 'nearest in meaning'}"
         return Decision(
             "chosen", intent.request, prompt, reason, choice, beside, tuple(candidates),
@@ -336,6 +336,16 @@ class CheckIn:
                 self._store.save_vectors(model_id, fresh)
             known = {**known, **fresh}
         return np.stack([known[_text_key(text)] for text in by_card])
+
+
+def _as_spelled(intent: Intent, found: Retrieved) -> Intent:
+    """A request whose misspelled words are read as the library has them."""
+    right = found.corrections
+    return intent.with_words(
+        (replace(word, stem=right.get(word.stem, word.stem)), weight)
+        for word, weight in intent.weighed()
+    )
+
 
 def with_answer(intent: Intent, said: Intent, index: Index, offered: Sequence[int]) -> Intent:
     """The request, with the words and wishes of the answer that was said.

@@ -242,7 +242,8 @@ _BASE_NAME = (
 _BASE_WORD = "flux|pony|illustrious|chroma"
 """Ordinary words too: "Anna with a pony", "a flux capacitor"."""
 _BASE = re.compile(
-    rf"(?:,\s*)?\b{_FOR}\s+(?:an?\s+|the\s+|my\s+)?(?P<a>{_BASE_NAME})(?:\s+{_MODEL})*\b"
+    rf"(?:,\s*)?\b(?:the|my|our)\s+(?P<e>{_BASE_NAME}|{_BASE_WORD})\s+ones?\b"
+    rf"|(?:,\s*)?\b{_FOR}\s+(?:an?\s+|the\s+|my\s+)?(?P<a>{_BASE_NAME})(?:\s+{_MODEL})*\b"
     rf"|(?:,\s*)?\b(?:{_FOR}\s+(?:an?\s+|the\s+|my\s+)?)?"
     rf"(?P<b>{_BASE_NAME}|{_BASE_WORD})(?:\s+{_MODEL})+\b"
     rf"|(?:,\s*)?\b{_FOR}\s+(?P<c>{_BASE_WORD})\b{_CLAUSE_ENDS}"
@@ -281,8 +282,8 @@ _OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
 _DO = r"(?:draw|make|create|generate|paint|render|show|give|get)"
 _TO_THE_PROGRAM = (
     re.compile(
-        r"^\W*(?P<said>(?:(?:hey|hi|hello|ok|okay)\b[\s,!]*)?(?:please\s+)?(?:"
-        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|have|see)\b"
+        r"^\W*(?P<said>(?:(?:hey|hi|hello|ok|okay)\b[\s,!]*)?(?:(?:please|pls|plz)\s+)?(?:"
+        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|do|have|see)\b|use\b"
         rf"|i(?:['\u2019]d\s+(?:like|love)|\s+(?:want|need|would\s+like))\b"
         rf"(?:\s+(?:to\s+(?:see|have|get)|you\s+to\s+{_DO})\b)?"
         rf"|{_DO}(?=\s+(?:me|us|my|our|an?|the)\b))(?:\s+(?:me|us)\b)?)(?=\s+\w)",
@@ -292,7 +293,8 @@ _TO_THE_PROGRAM = (
 )
 """What is said to whoever draws, and not of the picture: "can you draw ..., thanks"."""
 _I_HAVE = re.compile(
-    r"\b(?:that\s+)?i(?:['\u2019]ve|\s+have)?\s+(?:got|have|own|made|trained)\b(?=\s*(?:[,.;:]|$))",
+    r"\b(?:that\s+)?(?:i|we)(?:['\u2019]ve|\s+have)?\s+(?:got|have|own|made|trained)\b"
+    r"(?=\s*(?:[,.;:]|$))",
     re.I,
 )
 _SYNTAX = re.compile(

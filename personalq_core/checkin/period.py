@@ -51,17 +51,23 @@ _UNIT = "|".join(names.replace(" ", "|") for names in _UNITS.values())
 _LENGTH = "|".join(_UNITS[name].replace(" ", "|") for name in _DAYS)
 _NUMBER = "|".join(sorted(_NUMBERS, key=len, reverse=True))
 _THIS = r"this|est[ea]|diese[nrsm]?|ce(?:t|tte)?"
+_DAY = r"(?:3[01]|[12]\d|0?[1-9])(?:st|nd|rd|th)?\.?"
 _LAST = r"last|past|ultim[oa]|letzte[nrsm]?|vorige[nrsm]?|vergangene[nrsm]?"
 _IN = (
-    r"(?:\b(?P<led>(?:made|trained|created) (?:in|on)|que (?:entrene|hice) en"
+    r"(?:\b(?P<led>(?:made|trained|created) (?:in|on)"
+    r"|(?:the |my |our )?(?:re)?train(?:ing)? (?:of|from|in|on)|que (?:entrene|hice) en"
     r"|que j['\u2019]ai (?:entrainee?|faite?) (?:en|au)"
     r"|from|in|of|del|de|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
 )
 _PERIOD = re.compile(
+    r"(?:\b(?:the )?(?:ones? )?(?:that )?(?:i|we) "
+    r"(?:(?=\w+ed? [io]n )|(?:made|trained|created|did) ))?"
     rf"(?P<side>\b(?:before|until|antes de|vor|avant|after|since|despues de|desde|nach|seit|apres"
     rf"|depuis)\s+)?{_IN}(?:(?:the|el|la|le|dem|der|den|l['\u2019])\s*)?(?:"
-    rf"(?:\b(?P<rel>{_THIS}|{_LAST})\s+)?\b(?P<month>{'|'.join(_MONTH_NUMBER)})\b"
-    r"(?:\s+(?:(?:of|de|del)\s+)?(?P<year>20\d\d)\b)?(?P<past>\s+(?:pasad[oa]|dernier))?"
+    rf"(?:\b(?P<rel>{_THIS}|{_LAST})\s+)?(?:\b(?P<day>{_DAY})\s+(?:of\s+|de\s+)?)?"
+    rf"\b(?P<month>{'|'.join(_MONTH_NUMBER)})\b(?:\s+(?P<day2>{_DAY})(?=\s*(?:$|[,.;:)]|20\d\d)))?"
+    rf"(?:,?\s+(?:(?:of|de|del)\s+)?(?P<year>20\d\d)\b|\s+(?P<rel3>{_THIS}|{_LAST})\s+year\b)?"
+    r"(?P<past>\s+(?:pasad[oa]|dernier))?"
     r"|\b(?P<iso>20\d\d-[01]\d(?:-[0-3]\d)?)\b"
     r"|(?P<cjk_year>20\d\d)年(?:(?P<cjk_month>\d\d?)月)?|\b(?P<only>20\d\d)\b"
     rf"|\b(?P<rel2>{_THIS}|{_LAST})\s+(?P<unit>{_UNIT})\b(?!\s+(?:of|de|d['\u2019])\b)"
@@ -124,7 +130,8 @@ def _is_time(found: re.Match[str], text: str, this_year: int) -> bool:
         return int(year) <= this_year
     if part["yesterday"]:
         return part["yesterday"] == _YESTERDAY.get(language(text))
-    if not part["month"] or part["rel"] or part["past"] or _ONE.match(text, found.end()):
+    told = ("rel", "rel3", "past", "day", "day2")
+    if not part["month"] or any(part[name] for name in told) or _ONE.match(text, found.end()):
         return True
     # Spanish and French months are small, names are not; in English "of June" is no time.
     code = language(text)
@@ -138,7 +145,12 @@ def _is_time(found: re.Match[str], text: str, this_year: int) -> bool:
 def _read(found: re.Match[str], day: datetime) -> Period:
     part = found.groupdict()
     if name := part["month"]:
-        return _month(_MONTH_NUMBER[name], part["year"], part["rel"], day)
+        year = part["year"]
+        if rel := part["rel3"]:
+            year = str(day.year - (not re.fullmatch(_THIS, rel)))
+        month = _month(_MONTH_NUMBER[name], year, part["rel"], day)
+        number = re.match(r"\d+", part["day"] or part["day2"] or "")
+        return _day_of(month, int(number.group())) if number else month
     if year := part["cjk_year"]:
         if part["cjk_month"] and 1 <= int(part["cjk_month"]) <= 12:
             return _month(int(part["cjk_month"]), year, None, day)
@@ -177,9 +189,14 @@ def _iso(written: str, day: datetime) -> Period:
     """A day, 2024-11-10, or a month, 2024-11; never one that no calendar has."""
     year, month, *days = map(int, written.split("-"))
     first = _month(min(max(month, 1), 12), str(year), None, day)
-    if not days or not 1 <= days[0] <= (first[1] - first[0]).days:
-        return first
-    start = first[0] + timedelta(days=days[0] - 1)
+    return _day_of(first, days[0]) if days else first
+
+
+def _day_of(month: Period, number: int) -> Period:
+    """A day of a month; the whole month where it has no such day."""
+    if not 1 <= number <= (month[1] - month[0]).days:
+        return month
+    start = month[0] + timedelta(days=number - 1)
     return start, start + timedelta(days=1)
 
 

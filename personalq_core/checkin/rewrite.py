@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..language.words import (
     DETERMINERS,
@@ -29,14 +30,16 @@ _DASH_AFTER = re.compile(r"\s*[-\u2013\u2014]{1,2}(?=\s)")
 _NO_SPACE_BEFORE = ("", *",.;:!?)'\u2019")
 _CLOSES = re.compile(r"[\s!?.]*\)")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
+_SUFFIX = r"\.(?:safetensors|sft|ckpt|pt)\b"
 _REST_OF_NAME = re.compile(
-    r"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?"
-    r"(?:\.(?:safetensors|sft|ckpt|pt)\b)?", re.I,
+    rf"(?:_\w+)?(?:-\d+)?(?:_\\?\([^()\n]*\)|\\\([^()\n]*\\\))?(?:{_SUFFIX})?", re.I
 )
 _POSSESSIVE = re.compile(r"(?<=\w)['\u2019]s$")
 _OWN_CJK = re.compile(
     r"(?:(?:我们?|我家|咱们?|私|僕|俺|うち|わたし|ぼく)[的の]?|[戴穿带]着?)$"
 )
+_EDITION = re.compile(r"(?:final|fixed|beta|alpha|test)\d*", re.I)
+_FILE_EDITION = re.compile(rf"\b(?:{_EDITION.pattern}|v\d[\d.]*)\b|-\d+$", re.I)
 _OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
@@ -67,9 +70,16 @@ def rewrite(
     ]
     quoted = [found.span() for found in QUOTED.finditer(request)]
     bases = [span for card in cards if not card.triggers and (span := base_named(intent, card))]
-    selecting = sorted({*intent.selecting, *bases})
+    editions = [span for card in cards for span in _editions(request, card)]
+    selecting = sorted({*intent.selecting, *bases, *editions})
     leaving = [span for span in _droppable(request, selecting) if not _overlaps(span, there)]
-    replaced: dict[tuple[int, int], str] = {}
+    replaced = {
+        span: text
+        for card in cards
+        if not card.triggers and card.kind == "lora"
+        for span, text in _file_in_words(request, card).items()
+        if not _overlaps(span, there)
+    }
     for card in cards:
         if not card.triggers or _place_of(request, card.triggers[0]):
             continue
@@ -217,6 +227,38 @@ def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
     return next((s for s in places if _unescaped(text[slice(*s)]).casefold() == plain), None)
 
 
+def _editions(request: str, card: ModelCard) -> list[tuple[int, int]]:
+    """Where the name of a card is followed by what tells its version: the "final2" of "lamplighter
+    final2"."""
+    title = set(terms(card.title))
+    name = title.union(*map(terms, card.triggers[:1]))
+    return [
+        (word.start, word.end)
+        for one, word in pairwise(words(request))
+        if word.stem in title and _EDITION.fullmatch(word.text) and one.stem in name
+        and not request[one.end : word.start].strip(" ")
+    ]  # fmt: skip
+
+
+def _file_in_words(request: str, card: ModelCard) -> dict[tuple[int, int], str]:
+    """Where a request names a card's file, with the words of that name: "dragon" for
+    "dragon_final_v2.safetensors"."""
+    file = card.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    said = re.search(rf"(?<![\w.-]){re.escape(file)}(?:{_SUFFIX})?(?![\w-])", request, re.I)
+    kept = [found.span() for found in PROTECTED.finditer(request)]
+    if said is None or said.group().isalnum() or _overlaps(said.span(), kept):
+        return {}
+    named = _FILE_EDITION.sub(" ", file.replace("_", " "))
+    start, end = said.span()
+    return {(_with_folder(request, start, card), end): " ".join(named.split()) or file}
+
+
+def _with_folder(request: str, start: int, card: ModelCard) -> int:
+    """The start with the folder that a file is in, where it stands before: "people/emma"."""
+    folder = card.name.rpartition("/")[0] + "/"
+    return start - len(folder) if request[:start].endswith(folder) else start
+
+
 def _unescaped(text: str) -> str:
     return re.sub(r"\\([()])", r"\1", text)
 
@@ -279,6 +321,7 @@ def _named_span(
     called = [place for place, word in enumerate(matched) if word.stem in labels]
     matched = matched[: called[-1] + 1] if called else matched  # "Emma's hat", "blueprint drawing"
     start, end = _whole(intent.request, matched[0].start, matched[-1].end)
+    start = _with_folder(intent.request, start, card)
     return _with_determiner(intent, _with_article(intent.request, start)), end
 
 

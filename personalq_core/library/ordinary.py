@@ -11,7 +11,8 @@ from .family import family_in_file_name
 # What names add to a concept: its version, base, training settings; not what it is.
 _SETTING = re.compile(
     r"v(?:er(?:sion)?)?\d[\da-z]*|\d+|xl|sdxl|sd|sd15|flux|flux1|pony|illustrious|il|dev|lora|loha|"
-    r"locon|lokr|dora|new|old|final|latest|last|beta|alpha|test|rank|dim|epoch|step|safetensors|"
+    r"locon|lokr|dora|(?:new|old|final|latest|last|beta|alpha|test)\d*|rank|dim|epoch|step|"
+    r"safetensors|"
     r"(?:rank|dim|r|e|ep|epoch)\d+"
 )
 # Tags that prompts for booru and Pony models have in common: quality, rating, source, how many.

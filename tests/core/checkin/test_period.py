@@ -23,6 +23,9 @@ NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
         ("fox before 2024", (1, 1), (2024, 1)),
         ("fox since may 2024", (2024, 5), (9999, 1)),
         ("june 2024 fox", (2024, 6), (2024, 7)),
+        ("the fox of april this year", (2025, 4), (2025, 5)),
+        ("the fox from april last year", (2024, 4), (2024, 5)),
+        ("fox, the one i made before 2025, at sea", (1, 1), (2025, 1)),
         ("fox made in june", (2025, 6), (2025, 7)),
         ("der Fuchs im Mai", (2025, 5), (2025, 6)),
         ("el zorro de abril", (2025, 4), (2025, 5)),
@@ -49,6 +52,22 @@ def test_periods(text, start, end):
 
 
 @pytest.mark.parametrize(
+    ("text", "said", "day"),
+    [
+        ("fox, the retrain of 8 March, at sea", "the retrain of 8 March", (2025, 3, 8)),
+        ("fox from March 8th, 2024", "from March 8th, 2024", (2024, 3, 8)),
+        ("the fox we trained on 2 may 2024", "we trained on 2 may 2024", (2024, 5, 2)),
+        ("der Fuchs vom 3. Mai", "vom 3. Mai", (2025, 5, 3)),
+        ("fox from 31 june 2024", "from 31 june 2024", (2024, 6, 1)),
+    ],
+)
+def test_days(text, said, day):
+    (start, _), (first, last) = find_period(text, NOW)
+    assert text[first:last] == said
+    assert (start.year, start.month, start.day) == day
+
+
+@pytest.mark.parametrize(
     "text",
     ["fox from two years ago", "zorro de hace dos años", "der Fuchs von vor zwei Jahren",
      "le renard d'il y a deux ans", "两年前的狐狸", "2年前の狐"],
@@ -63,7 +82,7 @@ def test_ago(text):
     ["we march on", "a man on mars", "in the fall", "it may rain", "a fox", "el zorro",
      "April on the beach", "June in a red coat", "Mai Sakurajima", "a photo of April",
      "una foto de Abril", "a rover from Mars", "der Fuchs hier am Strand", "Cyberpunk 2077",
-     "fox from march 2077", "2099年の狐"],
+     "fox from march 2077", "2099年の狐", "it may 5 times"],
 )  # fmt: skip
 def test_no_period(text):
     assert find_period(text, NOW) is None
