@@ -225,14 +225,14 @@ def rewrite_is_exact(decision: Decision, case: Case) -> bool | None:
         for c in decision.chosen
         if c.card.triggers
     )
-    added = (fold(edit.text).replace("\\", "").removesuffix("'s") for edit in edits)
-    new = {word for text in added for word in text.split()}
-    old = set(fold(case.request).split()) | {w for t in triggers for w in fold(t).split()}
-    return (
-        once
-        and undo(prompt, edits) == case.request
-        and {w.strip(",") for w in new} <= {w.strip(",") for w in old}
-    )
+    said = " ".join((case.request, *triggers))
+    new = {word for edit in edits for word in _parts(edit.text)}
+    return once and undo(prompt, edits) == case.request and new <= _parts(said)
+
+
+def _parts(text: str) -> set[str]:
+    """The words of a text, and of the names of files in it."""
+    return set(re.findall(r"[^\W_]+", fold(text)))
 
 
 # --- figures ----------------------------------------------------------------------------------

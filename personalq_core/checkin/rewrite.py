@@ -40,6 +40,10 @@ _OWN_CJK = re.compile(
 )
 _EDITION = re.compile(r"(?:final|fixed|beta|alpha|test)\d*", re.I)
 _FILE_EDITION = re.compile(rf"\b(?:{_EDITION.pattern}|v\d[\d.]*)\b|-\d+$", re.I)
+_WEARS = re.compile(
+    rf"\s*(?:,|\b(?:in|{'|'.join(sorted(WORN))})\b)\s*(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?",
+    re.I,
+)
 _OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
@@ -303,6 +307,7 @@ def _named_span(
         and not (DOING.search(word.text) and word.stem not in name)  # "bear sitting"
     ]
     named = _named_runs(intent, [word for word, weight in free if weight >= least], card.title)
+    named = _told_together(intent, named, name, set(terms(card.triggers[0])))
     if not named:
         return None
 
@@ -349,6 +354,22 @@ def _named_runs(intent: Intent, kept: list[Word], title: str) -> list[list[Word]
         return is_titled or _joined(intent, last.end, word.start)
 
     return runs(kept, is_joined)
+
+
+def _told_together(
+    intent: Intent, named: list[list[Word]], name: set[str], trigger: set[str]
+) -> list[list[Word]]:
+    """With what a thing wears, where its trigger says that too: "pim in a yellow raincoat"."""
+    told: list[list[Word]] = []
+    for run in named:
+        before = told[-1] if told else []
+        gap = intent.request[before[-1].end : run[0].start] if before else ""
+        is_said = all(w.stem in name for w in before) and all(w.stem in trigger for w in run)
+        if is_said and _WEARS.fullmatch(gap):
+            before += run
+        else:
+            told.append([*run])
+    return told
 
 
 def _joined(intent: Intent, start: int, end: int) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
+from ..language.thesaurus import thesaurus
 from ..language.words import FUNCTION_WORDS, WORN, fold, words
 
 _SHOWN = re.compile(
@@ -93,7 +95,7 @@ def scene_spans(text: str, named: int) -> list[tuple[int, int]]:
     for found in sorted(begins, key=re.Match.start):
         end = end if found.end() <= end else next_place(_SCENE_ENDS, text, found.end())
         style = style if found.end() <= style else next_place(_STYLE, text, found.end())
-        if named < found.start() and end <= style:
+        if named < found.start() and end <= style and not _is_dressed(text, found, end):
             spans.append((found.start(), end))
     spans += [found.span() for found in _PLACE_BEFORE.finditer(text)]
     spans += [found.span() for found in _PLACE_BY_KANA.finditer(text) if named < found.start()]
@@ -102,6 +104,14 @@ def scene_spans(text: str, named: int) -> list[tuple[int, int]]:
     spans += [(found.end(), len(text)) for found in _SHOWN.finditer(text)]
     spans += [found.span() for found in _PICTURE_OF_ONE.finditer(text)]
     return spans + [m.span() for m in _SETTING.finditer(text) if named < m.start()]
+
+
+def _is_dressed(text: str, place: re.Match[str], end: int) -> bool:
+    """Whether it is no place that a thing is in but what it wears: "in the yellow raincoat"."""
+    if not place.group().lower().startswith("in "):
+        return False
+    said = takewhile(lambda w: w.stem not in FUNCTION_WORDS, words(text[place.end() : end]))
+    return any(thesaurus().is_clothing(word.text) for word in [*said][-1:])
 
 
 def first_named(text: str) -> int:

@@ -24,6 +24,7 @@ _BY_SENSE = (1.0, 0.9, 0.75, 0.5, 0.4)
 _COMMON = 2
 """So many senses of a word are common ones."""
 _CALLED = {"living thing", "imaginary being", "spiritual being", "vehicle", "toy", "robot"}
+_CLOTHING = {"clothing", "footwear"}
 _TOO_WIDE = 60
 """A word for so many kinds of things ("animal") says nothing about one of them."""
 _MOST = 800
@@ -84,6 +85,10 @@ class Thesaurus:
     def may_be_called(self, word: str) -> bool:
         """Whether a word may name what people call by a name: "dog", "boat", but no "vase"."""
         return self.lemma(word) is None or any(_CALLED & kinds for kinds in self._common(word))
+
+    def is_clothing(self, word: str) -> bool:
+        """Whether a noun commonly names what is worn: "raincoat"."""
+        return any(_CLOTHING & kinds for kinds in self._common(word))
 
     def _common(self, word: str) -> list[set[str]]:
         """For each common sense of a word, the lemmas of all that is wider."""
