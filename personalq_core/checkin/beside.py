@@ -33,7 +33,7 @@ _OF_PICTURES = re.compile(
     re.I,
 )
 _BASE_WORDS = frozenset(map(stem, ("merge", "checkpoint", "model")))
-_BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)"
+_BASE_WORD = r"(?:merge|checkpoint|model|modell|modelo|modèle)s?"
 _BASE_AFTER = re.compile(rf"\s+{_BASE_WORD}\b|\s*で(?=$|[\u3001\u3002,.])", re.I)
 _BASE_BEFORE = re.compile(
     rf"\b(?:{_BASE_WORD}(?:\s*:)?|(?:using|made with)(?:\s+(?:the|my))?)\s+$", re.I

@@ -123,6 +123,12 @@ def _content(index: Index, number: int) -> set[str]:
     }
 
 
+def _called_alike(index: Index, one: Scored, other: Scored) -> bool:
+    """Whether two cards have the same trigger."""
+    triggers, others = index.cards[one.number].triggers, index.cards[other.number].triggers
+    return bool(triggers) and triggers[:1] == others[:1]
+
+
 def _newest_first(index: Index, members: Sequence[Scored]) -> list[Scored]:
     """Where the request tells nothing apart, the newest of a group is meant."""
     best = members[0]
@@ -130,7 +136,8 @@ def _newest_first(index: Index, members: Sequence[Scored]) -> list[Scored]:
     tied = [
         entry
         for entry in members
-        if entry.tied_with(best) and index.title_words(entry.number) == named
+        if entry.tied_with(best)
+        and (index.title_words(entry.number) == named or _called_alike(index, entry, best))
     ]
     if len(tied) < 2:
         return list(members)

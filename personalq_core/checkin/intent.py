@@ -207,7 +207,7 @@ _AUTHOR = re.compile(
     rf"\b(?:lora|model|checkpoint|version|one|{_TRAINED})\s+by\s+(?P<a>[\w.-]+)"
     rf"|\b(?:that|which)\s+(?P<b>[\w.-]+)\s+{_TRAINED}\b"
     rf"|\b(?P<c>[A-Z][\w.-]*)['\u2019]s\s+(?:\w+\s+){{0,3}}(?:lora|checkpoint)\b"
-    rf"|\b(?P<d>I|we|I['\u2019]ve|we['\u2019]ve)\s+{_TRAINED}\b",
+    rf"|\b(?:(?:the\s+)?ones?\s+)?(?:that\s+)?\b(?P<d>I|we|I['\u2019]ve|we['\u2019]ve)\s+{_TRAINED}\b",
     re.I,
 )
 _MYSELF = {"i", "we", "i've", "we've", "me", "us", "myself"}

@@ -60,8 +60,6 @@ _IN = (
     r"|from|in|of|del|de|en|vom|von|aus|im|seit|du|d['\u2019])\s*)?"
 )
 _PERIOD = re.compile(
-    r"(?:\b(?:the )?(?:ones? )?(?:that )?(?:i|we) "
-    r"(?:(?=\w+ed? [io]n )|(?:made|trained|created|did) ))?"
     rf"(?P<side>\b(?:before|until|antes de|vor|avant|after|since|despues de|desde|nach|seit|apres"
     rf"|depuis)\s+)?{_IN}(?:(?:the|el|la|le|dem|der|den|l['\u2019])\s*)?(?:"
     rf"(?:\b(?P<rel>{_THIS}|{_LAST})\s+)?(?:\b(?P<day>{_DAY})\s+(?:of\s+|de\s+)?)?"

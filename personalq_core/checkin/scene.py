@@ -10,7 +10,7 @@ from ..language.thesaurus import thesaurus
 from ..language.words import FUNCTION_WORDS, WORN, fold, words
 
 _SHOWN = re.compile(
-    r"^(?!\W*(?:using|subject|prompt)\b)"
+    r"^(?!\W*(?:using|subject|prompt|for)\b)"
     r"[^,;:.]*\b(?:(?:style|look|aesthetic)s?\s*[,;:]|(?<!the )(?:style|look)s? of\b"
     r"|\w+\s?:(?!\d))",
     re.I,
@@ -59,6 +59,8 @@ _SETTING = re.compile(
 _SCENE_ENDS = re.compile(r"[,;.\uff0c\u3002]|\bwith\b|\bBREAK\b")
 _AND_A = re.compile(r"\b(?:and an?|und eine?[mnr]?|et une?|y una?)\b", re.I)
 """Begins what else is in the picture: "my bear and a dog", but not "with a hat and a scarf"."""
+_LONGEST_NAME = 60
+"""Characters of what something wears: "yellow raincoat"."""
 _WORN = re.compile(rf"\b(?:{'|'.join(sorted(WORN))})\b", re.I)
 
 
@@ -110,7 +112,8 @@ def _is_dressed(text: str, place: re.Match[str], end: int) -> bool:
     """Whether it is no place that a thing is in but what it wears: "in the yellow raincoat"."""
     if not place.group().lower().startswith("in "):
         return False
-    said = takewhile(lambda w: w.stem not in FUNCTION_WORDS, words(text[place.end() : end]))
+    near = text[place.end() : min(end, place.end() + _LONGEST_NAME)]
+    said = takewhile(lambda word: word.stem not in FUNCTION_WORDS, words(near))
     return any(thesaurus().is_clothing(word.text) for word in [*said][-1:])
 
 

@@ -25,7 +25,6 @@ NOW = datetime(2025, 11, 20, tzinfo=timezone.utc)
         ("june 2024 fox", (2024, 6), (2024, 7)),
         ("the fox of april this year", (2025, 4), (2025, 5)),
         ("the fox from april last year", (2024, 4), (2024, 5)),
-        ("fox, the one i made before 2025, at sea", (1, 1), (2025, 1)),
         ("fox made in june", (2025, 6), (2025, 7)),
         ("der Fuchs im Mai", (2025, 5), (2025, 6)),
         ("el zorro de abril", (2025, 4), (2025, 5)),
@@ -56,7 +55,7 @@ def test_periods(text, start, end):
     [
         ("fox, the retrain of 8 March, at sea", "the retrain of 8 March", (2025, 3, 8)),
         ("fox from March 8th, 2024", "from March 8th, 2024", (2024, 3, 8)),
-        ("the fox we trained on 2 may 2024", "we trained on 2 may 2024", (2024, 5, 2)),
+        ("the fox we trained on 2 may 2024", "trained on 2 may 2024", (2024, 5, 2)),
         ("der Fuchs vom 3. Mai", "vom 3. Mai", (2025, 5, 3)),
         ("fox from 31 june 2024", "from 31 june 2024", (2024, 6, 1)),
     ],
