@@ -364,6 +364,7 @@ def with_answer(intent: Intent, said: Intent, index: Index, offered: Sequence[in
         excluded=intent.excluded + said.excluded,
         version=said.version or intent.version,
         order=said.order or intent.order,
+        order_place=said.order_place if said.order else intent.order_place,
         author=said.author or _author_said(said.request, [index.cards[n] for n in offered]),
         order_is_soft=said.order_is_soft and named if said.order else intent.order_is_soft,
         period=said.period or intent.period,

@@ -32,6 +32,16 @@ _OLDEST = {
     "de": r"älteste[nrsm]?|ältere[nrsm]?|frühere[nrsm]?|ursprüngliche[nrsm]?",
     "fr": r"(?:plus )?ancien(?:ne)?",
 }
+_BUT_ONE = {
+    "en": r"second[- ](?:newest|latest|most recent)|(?:newest|latest|last) but one"
+    r"|(?:second|next)[- ]to[- ](?:the )?(?:last|newest)|penultimate"
+    rf"|previous(?=\s+{FILE}\b)"
+    r"|(?:one|version)\s+(?:just\s+|right\s+)?before\s+(?:the\s+)?(?:newest|latest|last)\b(?:\s+one)?",
+    "es": r"penúltim[oa]",
+    "de": r"vorletzte[nrsm]?|zweitneueste[nrsm]?",
+    "fr": r"avant-derni[eè]re?|pénultième",
+}
+_SECOND_OLDEST = r"second[- ](?:oldest|earliest)"
 _LE = r"(?:le|la|les|el|los|las)\s+(?=plus\b|m[áa]s\b)"
 _NEWEST_CJK = (
     r"の?(?:最新|一番新しい)(?:版本?|バージョン|モデル)?[的の]?|(?<!一番)新しい|最近[的の]?"
@@ -78,6 +88,9 @@ class Cues:
 
     newest: re.Pattern[str]
     oldest: re.Pattern[str]
+    but_one: re.Pattern[str]
+    """The one before the newest."""
+    second_oldest: re.Pattern[str]
     before: re.Pattern[str]
     """Groups: `who` of a clause; `cjk`, after what it follows."""
     after: re.Pattern[str]
@@ -104,6 +117,8 @@ def cues(code: str) -> Cues:
     return Cues(
         newest=read(rf"\b(?:the\s+|{_LE})?(?:{of(_NEWEST)})\b|{_NEWEST_CJK}"),
         oldest=read(rf"\b(?:the\s+(?=first)|{_LE})?(?:{of(_OLDEST)})\b|{_OLDEST_CJK}"),
+        but_one=read(rf"\b(?:the\s+|{_LE})?(?:{of(_BUT_ONE)})\b"),
+        second_oldest=read(rf"\b(?:the\s+)?(?:{_SECOND_OLDEST})\b"),
         before=event(_BEFORE, _BEFORE_CJK),
         after=event(_AFTER, _AFTER_CJK),
         soft_old=read(rf"\b(?:{of(_SOFT_OLD)})\b"),

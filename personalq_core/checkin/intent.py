@@ -93,6 +93,8 @@ class Intent:
     """A version and its span, where it may as well be an engine: "V8 engine"."""
     order: str | None = None
     """"newest" or "oldest"."""
+    order_place: int = 0
+    """How many come before it: 1 for "the second newest"."""
     order_is_soft: bool = False
     """"old" and "new" may as well describe the thing itself."""
     cues: tuple[Cue, ...] = ()
@@ -260,6 +262,12 @@ _MORE_OF_THEM = re.compile(
     r"(?:\s*,\s*[\w-]+){1,3}?\s*,?\s*(?:or|nor|and)\s+(?:the\s+)?[\w-]+\s+ones?\b", re.I
 )
 """Goes on after "not the cozy": ", cute or baroque one"."""
+_NOT_THE_NEWEST = re.compile(
+    r"(?P<not>\bnot\s+the\s+(?:newest|latest|last))\b[^,;.]{1,40}?"
+    r"(?P<but>,?\s*(?:but\s+)?the\s+one\s+(?:just\s+|right\s+)?before(?:\s+(?:it|that(?:\s+one)?))?)"
+    r"(?=\s*(?:$|[,;.]))", re.I
+)
+"""Rules out the newest and no other: "not the newest bear, the one before it"."""
 _FILLER = FUNCTION_WORDS | {"version", "style", "model", "lora", "look"}
 
 _EVENT_ENDS = re.compile(
@@ -314,10 +322,12 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
     kept = [*plain, *(found.span() for found in PROTECTED.finditer(request))]
     selecting: list[tuple[int, int]] = []
 
-    excluded, spans = _exclusions(_blank(request, kept), code)
+    not_it = _NOT_THE_NEWEST.search(_blank(request, kept))
+    passed = [not_it.span("not"), not_it.span("but")] if not_it else []
+    excluded, spans = _exclusions(_blank(request, kept + passed), code)
     heard = [Cue("exclusion", span, span) for span in spans]
-    selecting += spans
-    free = _blank(request, spans + kept)
+    selecting += spans + passed
+    free = _blank(request, spans + kept + passed)
 
     author, spans = _author(free)
     heard += [Cue("author", span, span) for span in spans if author]
@@ -329,7 +339,9 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         base_name = str(found[str(found.lastgroup)]).lower()
         base = normalise_family(base_name)
         selecting.append(found.span())
-    version, spans = _version(free, said_otherwise=bool(_order(free, code)[0]))
+    order, place, ordered = _order(free, code)
+    unordered = _blank(free, ordered) if place else free  # "the second newest" is no version 2
+    version, spans = _version(unordered, said_otherwise=bool(order))
     selecting += [(start, _with_one(free, end)) for start, end in spans]
     kind = _KIND.search(_blank(free, manner_spans(free)))
     period = None
@@ -338,7 +350,9 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         heard.append(Cue("period", span, span))
         selecting.append(span)
         free = _blank(free, [span])
-    order, spans = _order(free, code)
+    order, place, spans = _order(free, code)
+    if not_it and not order:
+        order, place = "newest", 1
     selecting += spans
     event = None if order else _event(free, code, kept)
     soft, told_by = (None, []) if order else _soft_order(free, code, event)
@@ -361,8 +375,8 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         request=request, words=words, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, author=author, version=version,
         maybe_version=None if version else _maybe_version(free),
-        order=order or soft, order_is_soft=soft is not None, cues=tuple(heard), event=event,
-        period=period,
+        order=order or soft, order_place=place, order_is_soft=soft is not None,
+        cues=tuple(heard), event=event, period=period,
         base=base, base_name=base_name, kind=kind.lastgroup if kind else None,
         foreign=code != "en",
     )  # fmt: skip
@@ -512,11 +526,17 @@ def _after_a(text: str, place: int) -> bool:
     return bool(re.search(r"\ban?\s$", text[max(0, place - 4) : place], re.I))
 
 
-def _order(text: str, code: str) -> tuple[str | None, list[tuple[int, int]]]:
-    for pattern, order in ((cues(code).newest, "newest"), (cues(code).oldest, "oldest")):
+def _order(text: str, code: str) -> tuple[str | None, int, list[tuple[int, int]]]:
+    """Which end is asked for, how many come before it there, and where that is said."""
+    cue = cues(code)
+    asked = (
+        (cue.but_one, "newest", 1), (cue.second_oldest, "oldest", 1),
+        (cue.newest, "newest", 0), (cue.oldest, "oldest", 0),
+    )  # fmt: skip
+    for pattern, order, place in asked:
         if found := pattern.search(text):
-            return order, [(found.start(), _with_one(text, found.end()))]
-    return None, []
+            return order, place, [(found.start(), _with_one(text, found.end()))]
+    return None, 0, []
 
 
 def _event(text: str, code: str, kept: Sequence[tuple[int, int]]) -> Event | None:

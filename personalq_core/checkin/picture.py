@@ -27,6 +27,7 @@ _CERTAIN = re.compile(
     r"|\b(?:ones?|version|lora|model)\b", re.I
 )
 _PLACE = re.compile(r"\b(?:in|on|at|with|against|by|from|to|into|for)\s+(?:the\s+)?$", re.I)
+_ANY_THING = re.compile(r"\ban?\s+(?:\w+\s+){1,2}$", re.I)
 _IN_A_MONTH = re.compile(r"(?:in|im|en)\s+[^\W\d]+", re.I)
 
 
@@ -107,7 +108,12 @@ def _has_trained(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) ->
 
 
 def _is_then(intent: Intent, cue: Cue, index: Index, near: Sequence[int]) -> bool:
-    """Whether a card is of that time, or the words can be of nothing but a time: "last spring"."""
+    """Whether a card is of that time, or the words can be of nothing but a time: "last spring", and
+    are not said of any other thing: "a newspaper from last week"."""
+    if other := _ANY_THING.search(intent.request[: cue.span[0]]):
+        meant = meant_by(intent, index, other.start(), cue.span[0])
+        if not any(map(index.is_label, meant)):
+            return False
     if not _IN_A_MONTH.fullmatch(intent.request[slice(*cue.span)].strip()):
         return True
     assert intent.period is not None

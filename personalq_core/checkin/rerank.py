@@ -258,7 +258,7 @@ def evidence(
     versions = [_version(intent, index.cards[n], []) == 1 for n in numbers]
     if any(r and v for r, v in zip(related, versions, strict=True)):  # "the first of the v2s"
         related = [r and v for r, v in zip(related, versions, strict=True)]
-    orders = _order_positions([index.cards[n] for n in numbers], related, intent.order)
+    orders = _order_positions([index.cards[n] for n in numbers], related, intent)
     covered = max((coverage(intent, index, n)[0] for n in numbers), default=0.0)
     lost = bool(intent.words) and covered < _LOST_BELOW
     rows, reasons = [], []
@@ -287,7 +287,8 @@ def evidence(
             position = orders[place]
             row["soft_order" if intent.order_is_soft else "order"] = position
             if position == 1 and not intent.order_is_soft:
-                why.append(f"the {intent.order} of {sum(related)} ({_date(card)})")
+                which = "second " * intent.order_place + intent.order
+                why.append(f"the {which} of {sum(related)} ({_date(card)})")
         row["period"] = _period(intent, card, why)
         row["excluded"] = excluded[place]
         if hits := [e.text for e in intent.excluded if e.stems <= affirmed[place]]:
@@ -416,19 +417,21 @@ def _related(
     ]
 
 
-def _order_positions(cards: list[ModelCard], related: list[bool], order: str | None) -> list[float]:
-    """1 the newest (or oldest, as asked) of the related ones, less for each next one, to -1.
+def _order_positions(cards: list[ModelCard], related: list[bool], intent: Intent) -> list[float]:
+    """1 the newest (or oldest, as asked) of the related ones, less for each one beside it, to -1.
 
     0 where no date is known. Of many versions the next one is as wrong as it is of four.
     """
     dates = sorted({_age(c) for c, r in zip(cards, related, strict=True) if r and _age(c)})
-    if order == "newest":
+    if intent.order == "newest":
         dates.reverse()
     if len(dates) < 2:
         return [0.0] * len(cards)
     step = 2 / (min(len(dates), _STEPS) - 1)
     return [
-        max(-1.0, 1 - step * dates.index(_age(card))) if is_related and _age(card) else 0.0
+        max(-1.0, 1 - step * abs(dates.index(_age(card)) - intent.order_place))
+        if is_related and _age(card)
+        else 0.0
         for card, is_related in zip(cards, related, strict=True)
     ]
 

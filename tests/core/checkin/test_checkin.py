@@ -25,6 +25,13 @@ def decide(request, cards=LIBRARY, **options):
         ("my newest bear on the beach", 4),
         ("the latest Barnaby in a boat", 4),
         ("my oldest bear on the beach", 1),
+        ("the second newest bear on the beach", 3),
+        ("my bear, the previous version, at sea", 3),
+        ("my bear, the one before the last, at sea", 3),
+        ("not the newest bear, the one before it, at sea", 3),
+        ("the second oldest bear on the beach", 2),
+        ("mein vorletzter Bär am Strand", 3),
+        ("Barnaby in the blue scarf", 4),
         ("bear v2 at night", 2),
         ("the third version of my bear on a hill", 3),
         ("Barnaby with the blue scarf", 4),
@@ -41,6 +48,12 @@ def test_chooses_the_version_that_is_meant(request_, number):
     decision = decide(request_)
     assert decision.status == "chosen"
     assert decision.choice.card.version == f"v{number}"
+
+
+def test_a_time_that_is_said_of_another_thing_stays_in_the_picture():
+    decision = decide("my bear v4 reading a newspaper from last june")
+    assert decision.prompt == "tdybr4 bear reading a newspaper from last june"
+    assert decide("my bear from last june reading a newspaper").choice.card.version == "v2"
 
 
 def test_two_letters_of_a_short_word_may_be_swapped():
