@@ -51,9 +51,9 @@ def test_chooses_the_version_that_is_meant(request_, number):
 
 
 def test_a_time_that_is_said_of_another_thing_stays_in_the_picture():
-    decision = decide("my bear v4 reading a newspaper from last june")
-    assert decision.prompt == "tdybr4 bear reading a newspaper from last june"
-    assert decide("my bear from last june reading a newspaper").choice.card.version == "v2"
+    decision = decide("my bear v4 reading a newspaper from june 2024")
+    assert decision.prompt == "tdybr4 bear reading a newspaper from june 2024"
+    assert decide("my bear from june 2024 reading a newspaper").choice.card.version == "v2"
 
 
 def test_two_letters_of_a_short_word_may_be_swapped():
