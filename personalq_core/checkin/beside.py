@@ -14,7 +14,7 @@ from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, w
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
-from .intent import DOING, PROTECTED, STYLE_WEIGHT, Intent
+from .intent import DOING, PROTECTED, SCENE_WEIGHT, STYLE_WEIGHT, Intent
 from .rerank import is_coined, trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
@@ -159,6 +159,27 @@ def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list
         return sum(index.idf(term) for term in {term for term, _, _ in phrase})
 
     return max(phrases.values(), key=told, default=[])
+
+
+def as_style(intent: Intent, index: Index) -> Intent | None:
+    """A request read as one for the style that it names, "a heron in the mosaic style", whatever
+    the picture shows; None where it names none, or shows a thing of the user's own."""
+    shown = [w for w, names in zip(intent.words, intent.naming, strict=True) if names]
+    if any(own_before(intent.request, word.start) for word in shown):
+        return None
+    said = {word.stem for word, weight in intent.weighed() if weight == STYLE_WEIGHT}
+    if not any(_is_style_named(index, int(n), said) for n in index.called(said)):
+        return None
+    return intent.with_words(
+        (word, 1.0 if weight == STYLE_WEIGHT else SCENE_WEIGHT) for word, weight in intent.weighed()
+    )
+
+
+def _is_style_named(index: Index, number: int, said: Set[str]) -> bool:
+    title = index.title_words(number)
+    rarest = max(title, key=index.idf, default="")
+    is_most = rarest in said and _says_most(said & title, title, _STYLE_NAMED)
+    return is_most and is_style(index, number)
 
 
 def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:
