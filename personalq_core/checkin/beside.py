@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..language.thesaurus import thesaurus
+from ..language.thesaurus import is_coined, thesaurus
 from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
 from .intent import DOING, PROTECTED, SCENE_WEIGHT, STYLE_WEIGHT, Intent
-from .rerank import is_coined, trigger_named
+from .rerank import trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
 

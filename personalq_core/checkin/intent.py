@@ -11,9 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from ..language.thesaurus import thesaurus
+from ..language.thesaurus import is_coined, thesaurus
 from ..language.translate import language, translate
-from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, fold, stem, words
+from ..language.words import (
+    DETERMINERS,
+    FUNCTION_WORDS,
+    Word,
+    fold,
+    own_before,
+    stem,
+    words,
+)
 from ..library.family import normalise_family
 from ..library.ordinary import is_general_tag
 from .attributes import is_manner
@@ -129,14 +137,29 @@ class Intent:
         for before, word in zip(self.words, self.words[1:], strict=False):
             if self.tells_of(before, word):
                 rest = min(rest, word.start)
+        begin, end = self._ordered or (0, rest)
+        owned = any(own_before(self.request, w.start) for w in self.words if w.start < rest)
+        if begin < rest or owned:  # "my newest bear", "my bear and the newest robot"
+            begin, end = 0, rest
         return tuple(
             weight >= 1
-            and word.start < rest
+            and begin <= word.start < end
             and not (place and DOING.search(word.text))
             and not (place and _LOOK.fullmatch(word.text))
             and not (self.order_is_soft and word.stem in ("old", "new"))
             for place, (word, weight) in enumerate(zip(self.words, self.weights, strict=True))
         )
+
+    @property
+    def _ordered(self) -> tuple[int, int] | None:
+        """Where words stand that "newest" is said of; a name ends them."""
+        is_told = not (self.order_is_soft or self.foreign)
+        spans = [cue.of for cue in self.cues if cue.kind == "order" and is_told]
+        said = [w for start, end in spans for w in self.words if start <= w.start < end]
+        if not said:
+            return None
+        last = next((word for word in said if is_coined(word)), said[-1])
+        return said[0].start, last.end
 
     def tells_of(self, noun: Word, word: Word) -> bool:
         """Whether a word after a noun tells what that does or how it is: "bear sitting", "logo
@@ -368,9 +391,10 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
         # What is beside a BREAK or a wildcard keeps it apart.
         if re.search(r"\w", request[start:end])
     ]
+    asked = [cue.of for cue in heard if cue.kind == "order" and order and code == "en"]
     silent = syntax + ([event.cue] if event else []) + _general_tags(request)
     silent += [found.span() for found in _DECIMAL.finditer(request)]
-    words, weights = _weigh(request, code, selecting + silent, event)
+    words, weights = _weigh(request, code, selecting + silent, event, asked)
     return Intent(
         request=request, words=words, weights=weights, selecting=tuple(sorted(set(selecting))),
         excluded=excluded, author=author, version=version,
@@ -593,9 +617,14 @@ def _said_of(text: str, start: int) -> tuple[int, int]:
 
 
 def _weigh(
-    request: str, code: str, hidden: list[tuple[int, int]], event: Event | None
+    request: str,
+    code: str,
+    hidden: list[tuple[int, int]],
+    event: Event | None,
+    asked: list[tuple[int, int]],
 ) -> tuple[tuple[Word, ...], tuple[float, ...]]:
-    """Words that describe, each with its weight: the surroundings start at a word of place."""
+    """Words that describe, each with its weight: the surroundings start at a word of place. What is
+    `asked` for, "the newest" of it, is none of them."""
     kept: list[Word] = []
     weights: list[float] = []
     free = _blank(request, hidden)
@@ -606,13 +635,14 @@ def _weigh(
     if (led := PICTURE_OF.search(free)) and is_manner(stem(led["last"])):
         manner.append(led.span("how"))
     in_manner = places(manner, request)
+    is_asked = places(asked, request)
     for word in _read_words(request, code):
         if word.stem in FUNCTION_WORDS or fold(request[word.start : word.end]) in FUNCTION_WORDS:
             continue
         if is_hidden[word.start]:
             continue
         kept.append(word)
-        if in_scene[word.start]:
+        if in_scene[word.start] and not is_asked[word.start]:
             weights.append(SCENE_WEIGHT)
         else:
             weights.append(STYLE_WEIGHT if in_manner[word.start] else 1.0)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..language.thesaurus import thesaurus
-from ..language.words import Word, fold, spelled_in, stem, terms
+from ..language.thesaurus import is_coined, thesaurus
+from ..language.words import fold, spelled_in, stem, terms
 from ..library.card import ModelCard
 from ..library.ordinary import is_general_tag
 from ..library.version import version_key
@@ -122,11 +122,6 @@ def learned_weights(with_meaning: bool) -> Weights:
 def name_of_weights(with_meaning: bool) -> str:
     """Their key in weights.json."""
     return "words and embeddings" if with_meaning else "words"
-
-
-def is_coined(word: Word) -> bool:
-    """Whether a word is none of the language: a name."""
-    return word.text.isalpha() and len(word.text) > 2 and not thesaurus().knows(word.text)
 
 
 def by_name(intent: Intent, index: Index, number: int) -> bool:

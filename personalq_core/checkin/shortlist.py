@@ -15,10 +15,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..language.thesaurus import is_coined
 from ..language.words import fold
 from ..library.card import ModelCard
 from .intent import Intent
-from .rerank import MAX_TRIGGERS, is_coined, moment_of, version_numbers
+from .rerank import MAX_TRIGGERS, moment_of, version_numbers
 from .retrieve import Index, Retrieved
 
 TOP_K = 24

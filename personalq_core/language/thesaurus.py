@@ -10,7 +10,7 @@ from collections import defaultdict
 from functools import cache, lru_cache
 from pathlib import Path
 
-from .words import stem
+from .words import Word, stem
 
 _SAME = 0.9
 _NARROWER = (0.8, 0.7, 0.6)
@@ -164,3 +164,8 @@ def thesaurus() -> Thesaurus:
     """The table, read once, at the first request."""
     packed = Path(__file__).with_name("tables").joinpath("thesaurus.tsv.gz").read_bytes()
     return Thesaurus(gzip.decompress(packed).decode().splitlines())
+
+
+def is_coined(word: Word) -> bool:
+    """Whether a word is none of the language: a name."""
+    return word.text.isalpha() and len(word.text) > 2 and not thesaurus().knows(word.text)
