@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..language.thesaurus import is_coined, thesaurus
-from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, words
+from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, own_before, runs, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
@@ -48,6 +48,7 @@ _ON_THE = re.compile(
 )
 _ANY = re.compile(r"\ban?\s+(?:(?!(?:of|in|on|with|by|and)\b)\w+\s+){0,2}$", re.I)
 _PHRASE_ENDS = re.compile(r"[,;.!?]\s|[\uff0c\u3002\u3001]")
+_TITLE_PARTS = re.compile(r"\s*[()\[\]/|]\s*|\s+[-\u2013]\s+")
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
@@ -161,18 +162,53 @@ def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list
     return max(phrases.values(), key=told, default=[])
 
 
-def as_style(intent: Intent, index: Index) -> Intent | None:
-    """A request read as one for the style that it names, "a heron in the mosaic style", whatever
-    the picture shows; None where it names none, or shows a thing of the user's own."""
+def as_named(intent: Intent, index: Index, found: Retrieved) -> Intent | None:
+    """A request read as one for the style that it names, "a heron in the mosaic style", or for what
+    it calls by its whole title, "a clown doing a handstand", whatever else the picture shows; None
+    where it names none, or shows a thing of the user's own."""
     shown = [w for w, names in zip(intent.words, intent.naming, strict=True) if names]
     if any(own_before(intent.request, word.start) for word in shown):
         return None
-    said = {word.stem for word, weight in intent.weighed() if weight == STYLE_WEIGHT}
-    if not any(_is_style_named(index, int(n), said) for n in index.called(said)):
+    called = index.called({word.stem for word in intent.words})
+    near = nearest(found, called, _LOOKED_AT).tolist()
+    naming = {word for word, weight in intent.weighed() if weight == STYLE_WEIGHT}
+    said = {word.stem for word in naming}
+    if not any(_is_style_named(index, number, said) for number in near):
+        naming = _titled(intent, [index.cards[number] for number in near])
+    if not naming:
         return None
     return intent.with_words(
-        (word, 1.0 if weight == STYLE_WEIGHT else SCENE_WEIGHT) for word, weight in intent.weighed()
+        (word, 1.0 if word in naming else SCENE_WEIGHT) for word in intent.words
     )
+
+
+def _titled(intent: Intent, cards: Sequence[ModelCard]) -> set[Word]:
+    """The words that are the whole title of a card, or a part of it, the most of them; none where
+    no title stands in the request."""
+    titles = {title for card in cards for title in _whole_titles(card)}
+    longest = max(map(len, titles), default=0)
+    found: tuple[Word, ...] = ()
+    for start in range(len(intent.words)):
+        for count in range(len(found) + 1, longest + 1):
+            run = intent.words[start : start + count]
+            gap = intent.request[run[0].start : run[-1].end]
+            if tuple(word.stem for word in run) in titles and not _PHRASE_ENDS.search(gap):
+                found = run
+    return set(found)
+
+
+def _whole_titles(card: ModelCard) -> list[tuple[str, ...]]:
+    """The stems of a title and of the parts of it, "klompen (wooden clogs)", without what tells its
+    version and base; and of a trigger of several words."""
+    title, *parts = _TITLE_PARTS.split(card.title)
+    said = [part for part in parts if part.isalpha()]  # one word: not the "comic" of "comic style"
+    phrases = [name for text in (*parts, *card.triggers[:1]) if len(name := _concept(text)) > 1]
+    return [name for name in (_concept(title), *map(_concept, said), *phrases) if name]
+
+
+def _concept(name: str) -> tuple[str, ...]:
+    stems = (word.stem for word in words(name))
+    return tuple(s for s in stems if not is_edition(s) and s not in FUNCTION_WORDS)
 
 
 def _is_style_named(index: Index, number: int, said: Set[str]) -> bool:

@@ -19,7 +19,7 @@ from .ask import MAX_OPTIONS, differences, question
 from .beside import (
     BASES,
     Named,
-    as_style,
+    as_named,
     is_style,
     named_beside,
     other_named,
@@ -113,10 +113,10 @@ class CheckIn:
         if not len(asked.allowed):
             return _nothing(intent, (), _why_empty(cards, base_family, intent))
         read, scored, groups, sure = self._weighed(asked)
-        if sure < _ABSTAIN_BELOW and (style := as_style(intent, index)):
-            asked = replace(asked, intent=style, found=index.search(style))
+        if sure < _ABSTAIN_BELOW and (named := as_named(intent, index, asked.found)):
+            asked = replace(asked, intent=named, found=index.search(named))
             read, scored, groups, sure = self._weighed(asked)
-            intent = style
+            intent = named
         candidates = _candidates(index, groups)
         meant = self._meant(read.intent, index, groups, ASK_ABOVE[ask])
         if version_missed(intent, candidates[0].card):

@@ -143,8 +143,8 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
         end = _with_of(text, start, end)
         start = _with_lone_article(text, start, end)
         start, end = _with_brackets(text, start, end)
-        if not text[:start].strip() and text[end:].startswith(":"):  # "using Dreamy: my bear"
-            start, end = 0, _begins_after(text, end)
+        if text[end:].startswith(":") and _is_gone(text[:start], spans):  # "using Dreamy: my bear"
+            end = _begins_after(text, end)
         elif end < len(text) and text[end] == " " and (start == 0 or text[start - 1] in " ("):
             end += 1
         elif start > 0 and text[start - 1] == " " and text[end : end + 1] in _NO_SPACE_BEFORE:
@@ -157,6 +157,13 @@ def _droppable(text: str, selecting: Sequence[tuple[int, int]]) -> list[tuple[in
         if start < end:
             spans += _keeping_apart(text, start, end)
     return spans
+
+
+def _is_gone(before: str, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether nothing is left of what stands before."""
+    for start, end in spans:
+        before = before[:start] + " " * (end - start) + before[end:]
+    return not before.strip()
 
 
 def _begins_after(text: str, place: int) -> int:
