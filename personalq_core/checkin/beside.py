@@ -125,8 +125,7 @@ def _said(
     named = _in_one_phrase(intent, index, [entry for entry in left if entry[0] in title])
     said = frozenset(term for term, _, _ in named)
     in_manner = bool(named) and all(weight == STYLE_WEIGHT for _, _, weight in named)
-    rarest = max(title, key=index.idf, default="")
-    least = _STYLE_NAMED if in_manner and rarest in said else _TITLE_NAMED
+    least = _STYLE_NAMED if in_manner and _says_rarest(index, said, title) else _TITLE_NAMED
     most = _says_most(said, title, least)
     if card.kind in BASES:
         is_meant = names_base(intent, index, number)
@@ -213,9 +212,14 @@ def _concept(name: str) -> tuple[str, ...]:
 
 def _is_style_named(index: Index, number: int, said: Set[str]) -> bool:
     title = index.title_words(number)
-    rarest = max(title, key=index.idf, default="")
-    is_most = rarest in said and _says_most(said & title, title, _STYLE_NAMED)
+    is_most = _says_rarest(index, said, title) and _says_most(said & title, title, _STYLE_NAMED)
     return is_most and is_style(index, number)
+
+
+def _says_rarest(index: Index, said: Set[str], title: Set[str]) -> bool:
+    """Whether the most telling word of a title is said, or one as telling."""
+    most = max(map(index.idf, title), default=0.0)
+    return any(index.idf(term) >= most for term in said & title)
 
 
 def _owned(intent: Intent, left: Sequence[_Left]) -> frozenset[str]:

@@ -311,16 +311,22 @@ _OF_ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
 """Before the word, where it is no file: "an old version of Sherlock"."""
 _OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
 _DO = r"(?:draw|make|create|generate|paint|render|show|give|get)"
+_HELLO = r"(?:hey|hi|hiya|hello|yo)(?:\s+there)?"
 _TO_THE_PROGRAM = (
     re.compile(
-        r"^\W*(?P<said>(?:(?:hey|hi|hello|ok|okay)\b[\s,!]*)?(?:(?:please|pls|plz)\s+)?(?:"
-        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|do|have|see)\b|use\b"
+        rf"^\W*(?P<said>(?:(?:{_HELLO}|ok|okay)\b(?:\s+so\b)?[\s,!]*)?(?:(?:please|pls|plz)\s+)?(?:"
+        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|do|have|see)\b"
+        rf"|(?:use|need|gimme)\b(?=\s+\w)"
         rf"|i(?:['\u2019]d\s+(?:like|love)|\s+(?:want|need|would\s+like))\b"
         rf"(?:\s+(?:to\s+(?:see|have|get)|you\s+to\s+{_DO})\b)?"
         rf"|{_DO}(?=\s+(?:me|us|my|our|an?|the)\b))(?:\s+(?:me|us)\b)?)(?=\s+\w)",
         re.I,
     ),
-    re.compile(r"(?P<said>,?\s{0,2}\b(?:please|pls|plz|thanks|thx|thank you))[\s.!]*$", re.I),
+    re.compile(rf"^\W*(?P<said>(?:{_HELLO})\s*[,!]+)", re.I),
+    re.compile(r"(?P<said>\s(?:please|pls|plz))(?=\s*[,;.])", re.I),
+    re.compile(
+        r"(?P<said>,?\s{0,2}\b(?:please|pls|plz|thanks|thx|thank you|ty|cheers))[\s.!]*$", re.I
+    ),
 )
 """What is said to whoever draws, and not of the picture: "can you draw ..., thanks"."""
 _I_HAVE = re.compile(

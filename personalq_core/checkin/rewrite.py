@@ -28,7 +28,7 @@ from .intent import DOING, PROTECTED, QUOTED, SCENE_WEIGHT, Intent
 _DASH_BEFORE = re.compile(r"(?<=\s)[-\u2013\u2014]{1,2}$")
 _DASH_AFTER = re.compile(r"\s*[-\u2013\u2014]{1,2}(?=\s)")
 _NO_SPACE_BEFORE = ("", *",.;:!?)'\u2019")
-_CLOSES = re.compile(r"[\s!?.]*\)")
+_CLOSES = re.compile(r"[\s!?.]*[)\]]")
 _WEIGHT = re.compile(r":\s*\d+(?:\.\d+)?\s*\)")
 _SUFFIX = r"\.(?:safetensors|sft|ckpt|pt)\b"
 _REST_OF_NAME = re.compile(
@@ -43,6 +43,11 @@ _FILE_EDITION = re.compile(rf"\b(?:{_EDITION.pattern}|v\d[\d.]*)\b|-\d+$", re.I)
 _WEARS = re.compile(
     rf"\s*(?:,|\b(?:in|{'|'.join(sorted(WORN))})\b)\s*(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?",
     re.I,
+)
+_ONE = re.compile(
+    r"(?:[,(\[\u2013\u2014]|\s--?\s)\s*(?P<which>(?:the|my|our|that)\s+(?:[\w-]+\s+){0,3}ones?\b"
+    r"(?:\s+(?:with|wearing|in|from)\s+[^,.;:()\[\]\u2013\u2014]{1,40}?)?)"
+    r"(?=\s*(?:$|[,.;:)\]\u2013\u2014]|--?\s))", re.I
 )
 _OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
@@ -75,7 +80,8 @@ def rewrite(
     quoted = [found.span() for found in QUOTED.finditer(request)]
     bases = [span for card in cards if not card.triggers and (span := base_named(intent, card))]
     editions = [span for card in cards for span in _editions(request, card)]
-    selecting = sorted({*intent.selecting, *bases, *editions})
+    apposed = [span for card in cards for span in _apposed(request, card)]
+    selecting = sorted({*intent.selecting, *bases, *editions, *apposed})
     leaving = [span for span in _droppable(request, selecting) if not _overlaps(span, there)]
     replaced = {
         span: text
@@ -188,12 +194,13 @@ def _with_lone_article(text: str, start: int, end: int) -> int:
 
 
 def _with_brackets(text: str, start: int, end: int) -> tuple[int, int]:
-    """With the brackets that nothing is left in, "bear (v8)", or a dash of two: "bear - v8 - "."""
+    """With the brackets that nothing is left in, "bear (v8)", or dashes, "bear - v8 - at sea"."""
     before, closed = text[:start].rstrip(), _CLOSES.match(text, end)
-    if closed and before.endswith("(") and not before.endswith("\\("):
+    if closed and before.endswith(("(", "[")) and not before.endswith("\\("):
         return len(before) - 1, closed.end()
-    if (dash := _DASH_BEFORE.search(before)) and _DASH_AFTER.match(text, end):
-        return dash.start(), len(text) - len(text[end:].lstrip())
+    dash, after = _DASH_BEFORE.search(before), _DASH_AFTER.match(text, end)
+    if dash and after:
+        return len(before[: dash.start()].rstrip()), after.end()
     return start, end
 
 
@@ -236,6 +243,17 @@ def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
     plain = _unescaped(trigger).casefold()
     places = (found.span() for found in spelling(trigger).finditer(text))
     return next((s for s in places if _unescaped(text[slice(*s)]).casefold() == plain), None)
+
+
+def _apposed(request: str, card: ModelCard) -> list[tuple[int, int]]:
+    """Where a phrase says which one it is, in a card's words: "my tram (the yellow one)"."""
+    own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
+    told = ((found, [w.stem for w in words(found["which"])]) for found in _ONE.finditer(request))
+    return [
+        found.span("which")
+        for found, said in told
+        if (kept := [s for s in said if s not in FUNCTION_WORDS]) and own.issuperset(kept)
+    ]
 
 
 def _editions(request: str, card: ModelCard) -> list[tuple[int, int]]:

@@ -61,7 +61,7 @@ def rewritten(request, *cards):
         ('a 6" tall bear, newest', 'a 6" tall tdybr4 bear'),
         ("my bear (v4) at sea", "tdybr4 bear at sea"),
         ("my bear (the newest!) at sea", "tdybr4 bear at sea"),
-        ("my bear - version 4 - in a bathtub", "tdybr4 bear - in a bathtub"),
+        ("my bear - version 4 - in a bathtub", "tdybr4 bear in a bathtub"),
         ("my newest version of the bear at sea", "tdybr4 bear at sea"),
         ("the bear v4 one at sea", "tdybr4 bear at sea"),
         ("a photo of the newest one of my bears", "a photo of tdybr4 bear"),
