@@ -96,7 +96,7 @@ def named_beside(
     numbers = np.union1d(index.called({term for term, _, _ in left}), called_by(intent, index))
     cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
     said = [(n, calling) for n in cards if (calling := _said(intent, index, n, choice, left))]
-    said.sort(key=lambda entry: -sum(map(index.idf, entry[1])))
+    said.sort(key=lambda entry: -index.mass(entry[1]))
     named: list[tuple[int, Named]] = []
     taken: set[str] = set()
     for _, calling in said:
@@ -156,7 +156,7 @@ def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list
         phrases[len(_PHRASE_ENDS.findall(intent.request, 0, entry[1].start))].append(entry)
 
     def told(phrase: list[_Left]) -> float:
-        return sum(index.idf(term) for term in {term for term, _, _ in phrase})
+        return index.mass({term for term, _, _ in phrase})
 
     return max(phrases.values(), key=told, default=[])
 

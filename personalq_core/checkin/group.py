@@ -66,18 +66,17 @@ def doubt_features(
         theirs & index.title_words(other.best.number)
     ):
         theirs = frozenset()  # where the title is asked for, what others mention in passing is not
-    masses = {term: index.idf(term) for term in mine | theirs}
-    total = sum(masses.values()) or 1.0
+    total = index.mass(mine | theirs) or 1.0
     value = {
         "told": float(np.clip(gains[~SOFT].sum(), -4, 8)),
         "hinted": float(np.clip(gains[SOFT].sum(), -2, 8)),
-        "shared": sum(masses[term] for term in mine & theirs) / total,
+        "shared": index.mass(mine & theirs) / total,
         # Called by its name it is meant, whatever else is said of it.
         "covered": 1.0 if by_name(intent, index, best.best.number) else (
             coverage(intent, index, best.best.number)[0]
         ),
-        "only_best": sum(masses[term] for term in mine - theirs) / total,
-        "only_other": sum(masses[term] for term in theirs - mine) / total,
+        "only_best": index.mass(mine - theirs) / total,
+        "only_other": index.mass(theirs - mine) / total,
         "bias": 1.0,
     }
     return np.array([value[name] for name in DOUBT_FEATURES])

@@ -267,8 +267,8 @@ def evidence(
         if trigger := trigger_named(intent.request, card, index):
             row["trigger"] = 1.0
             why.append(f"its trigger {trigger} is in the request")
-        mass = sum(index.idf(term) for term in title) or 1.0
-        row["title"] = sum(index.idf(term) for term in title & asked) / mass
+        mass = index.mass(title) or 1.0
+        row["title"] = index.mass(title & asked) / mass
         row |= {f"lost_{name}": row[name] for name in _LOST if lost}
         row["named"] = _named(intent, index, number)
         row["extra"] = min(1.0, len(title - asked) / 4)
@@ -400,12 +400,12 @@ def _related(
     """Which cards answer the request about as well as the best one, time apart: by its words or,
     where these are hardly found, by meaning."""
     covered = [
-        0.0 if out else sum(index.idf(t) for t in asked & index.words_of(n))
+        0.0 if out else index.mass(asked & index.words_of(n))
         for n, out in zip(numbers, outs, strict=True)
     ]
     top = max(covered, default=0.0)
     fused = found.fused[numbers]
-    is_found = top > _FOUND * sum(map(index.idf, named))
+    is_found = top > _FOUND * index.mass(named)
     return [
         not out and (mass >= 0.7 * top if is_found else score >= 0.8 * fused.max())
         for mass, score, out in zip(covered, fused, outs, strict=True)

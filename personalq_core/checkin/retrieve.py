@@ -236,6 +236,10 @@ class Index:
         count = len(self._postings[term][0]) if term in self._postings else 0
         return math.log(1 + (len(self.cards) - count + 0.5) / (count + 0.5))
 
+    def mass(self, terms: Set[str]) -> float:
+        """The sum of `idf` over some words, the same to the last bit in whatever order."""
+        return math.fsum(map(self.idf, terms))
+
     def read(self, intent: Intent) -> tuple[dict[str, float], ...]:
         """For each word of a request the library's terms it may stand for, with weights up to 1:
         itself or its right spelling, and other words for the same thing."""

@@ -1,8 +1,12 @@
 """From a request to a decision, by words alone: no model has to be installed."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
@@ -729,3 +733,71 @@ DOG = card("うちの犬ポチ.safetensors", "うちの犬ポチ", "p0chi", "")
 def test_names_in_chinese_and_japanese_are_read_as_they_are_written(request_, chosen, prompt):
     decision = decide(request_, (*TWELVE, CAT, INK, DOG, *LIBRARY[4:]))
     assert (decision.choice.card, decision.prompt) == (chosen, prompt)
+
+
+GENERIC = (
+    card("mosaic.safetensors", "Mosaic style", "msc style", tags=("style",)),
+    card("handstand.safetensors", "handstand", tags=("pose",)),
+    card("klompen.safetensors", "klompen (wooden clogs)", "klompen", tags=("clothing",)),
+    card("sx70.safetensors", "sx70 instant", tags=("photo", "style")),
+    card("tall_vase.safetensors", "Tall vase", "tallvase kv"),
+    card("snow_globe.safetensors", "Snow globe", "snwglb globe"),
+    card("coloring.safetensors", "kleurplaat / coloring page", "coloring page", tags=("style",)),
+    card("isolette.safetensors", "Isolette", "agfiso camera"),
+    card("sunny_cat.safetensors", "Sunny cat", "sunnyc cat"),
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("a heron in the mosaic style at dusk", "a heron in msc style at dusk"),
+        ("a castle on a hill, mosaic style", "a castle on a hill, msc style"),
+        ("an old clown doing a handstand on a towel", "an old clown doing a handstand on a towel"),
+        ("two dancers wearing wooden clogs, night", "two dancers wearing klompen, night"),
+    ],
+)
+def test_what_is_named_is_meant_whatever_the_picture_shows(request_, prompt):
+    decision = decide(request_, (*LIBRARY, *GENERIC))
+    assert (decision.status, decision.prompt) == ("chosen", prompt)
+
+
+@pytest.mark.parametrize(
+    "request_", ["my trombone in the mosaic style", "a heron in the cubist style", "a heron at sea"]
+)
+def test_a_style_that_is_not_there_or_a_thing_of_ones_own_is_nothing(request_):
+    assert decide(request_, (*LIBRARY, *GENERIC)).status == "none"
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["by tall windows", "in heavy snow", "warm colours, a full page illustration", "saluting",
+     "in a sunny park"],
+)  # fmt: skip
+def test_words_of_the_picture_load_nothing_beside_the_thing(told):
+    decision = decide(f"bear v4, {told}, wide shot", (*LIBRARY, *GENERIC))
+    assert decision.beside == ()
+    assert decision.prompt == f"tdybr4 bear, {told}, wide shot"
+
+
+def test_a_name_of_a_thing_loads_it_beside():
+    decision = decide("bear v4 and Sunny in a park", (*LIBRARY, *GENERIC))
+    assert [one.card.title for one in decision.beside] == ["Sunny cat"]
+
+
+def test_the_order_of_a_set_changes_no_decision():
+    said = "two girls on a pier, can it look like an sx70 instant photo?"
+    script = (
+        "from tests.core.checkin.test_checkin import *\n"
+        f"for request in ({said!r}, 'bear', 'a mug and a bear'):\n"
+        "    made = decide(request, (*LIBRARY, *GENERIC))\n"
+        "    print(made.status, made.fit, made.prompt, [c.card.id for c in made.candidates])"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }  # fmt: skip
+    assert len(seen) == 1
