@@ -10,6 +10,8 @@ const SENTENCES = [
   sentence("its trigger {trigger} is in the request"),
   sentence("the newest of {count} ({date})"),
   sentence("the oldest of {count} ({date})"),
+  sentence("the second newest of {count} ({date})"),
+  sentence("the second oldest of {count} ({date})"),
   sentence("version {asked} asked, this is {version}"),
   sentence("made {date}, outside the time asked for"),
   sentence("made for {base}"),
