@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..language.thesaurus import is_coined, thesaurus
-from ..language.words import DETERMINERS, FUNCTION_WORDS, Word, own_before, runs, stem, terms, words
+from ..language.words import DETERMINERS, Word, own_before, runs, stem, terms, words
 from ..library.card import ModelCard
 from .attributes import is_manner, is_medium, tells_what_kind
 from .group import Group
-from .intent import DOING, PROTECTED, SCENE_WEIGHT, STYLE_WEIGHT, Intent
+from .intent import DOING, PROTECTED, STYLE_WEIGHT, Intent
 from .rerank import trigger_named
 from .retrieve import Index, Retrieved, is_edition
 from .shortlist import called_by, nearest
@@ -24,9 +24,9 @@ BASES = ("checkpoint", "diffusion_model")
 _MAX_BESIDE = 4
 _TITLE_NAMED = 0.6
 """Share of a title that a request has to say, to name a style or another thing."""
-_STYLE_NAMED = 0.5
+STYLE_NAMED = 0.5
 """The same where it says that it is a manner: "in ghibli style"."""
-_LOOKED_AT = 64
+LOOKED_AT = 64
 """Of the cards that are called by a word of the request, the nearest to it."""
 _OF_PICTURES = re.compile(
     r"\b(?:styles?|aesthetics?|drawings?|paintings?|illustrations?|prints?|posters?|artworks?)\b",
@@ -47,8 +47,7 @@ _ON_THE = re.compile(
     re.I,
 )
 _ANY = re.compile(r"\ban?\s+(?:(?!(?:of|in|on|with|by|and)\b)\w+\s+){0,2}$", re.I)
-_PHRASE_ENDS = re.compile(r"[,;.!?]\s|[\uff0c\u3002\u3001]")
-_TITLE_PARTS = re.compile(r"\s*[()\[\]/|]\s*|\s+[-\u2013]\s+")
+PHRASE_ENDS = re.compile(r"[,;.!?]\s|[\uff0c\u3002\u3001]")
 _NAMED_THE = re.compile(r"\w+ the \w", re.I)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _OWNER_NAMED = re.compile(r"\b(\w+)['\u2019]s\b")
@@ -94,7 +93,7 @@ def named_beside(
         if (term := read.get(word.stem, word.stem)) not in own
     ]
     numbers = np.union1d(index.called({term for term, _, _ in left}), called_by(intent, index))
-    cards = nearest(found, np.setdiff1d(numbers, [chosen]), _LOOKED_AT)
+    cards = nearest(found, np.setdiff1d(numbers, [chosen]), LOOKED_AT)
     said = [(n, calling) for n in cards if (calling := _said(intent, index, n, choice, left))]
     said.sort(key=lambda entry: -index.mass(entry[1]))
     named: list[tuple[int, Named]] = []
@@ -125,8 +124,8 @@ def _said(
     named = _in_one_phrase(intent, index, [entry for entry in left if entry[0] in title])
     said = frozenset(term for term, _, _ in named)
     in_manner = bool(named) and all(weight == STYLE_WEIGHT for _, _, weight in named)
-    least = _STYLE_NAMED if in_manner and _says_rarest(index, said, title) else _TITLE_NAMED
-    most = _says_most(said, title, least)
+    least = STYLE_NAMED if in_manner and says_rarest(index, said, title) else _TITLE_NAMED
+    most = says_most(said, title, least)
     if card.kind in BASES:
         is_meant = names_base(intent, index, number)
     elif is_style(index, number) or in_manner:
@@ -153,7 +152,7 @@ def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list
     no colouring page."""
     phrases: defaultdict[int, list[_Left]] = defaultdict(list)
     for entry in named:
-        phrases[len(_PHRASE_ENDS.findall(intent.request, 0, entry[1].start))].append(entry)
+        phrases[len(PHRASE_ENDS.findall(intent.request, 0, entry[1].start))].append(entry)
 
     def told(phrase: list[_Left]) -> float:
         return index.mass({term for term, _, _ in phrase})
@@ -161,62 +160,7 @@ def _in_one_phrase(intent: Intent, index: Index, named: Sequence[_Left]) -> list
     return max(phrases.values(), key=told, default=[])
 
 
-def as_named(intent: Intent, index: Index, found: Retrieved) -> Intent | None:
-    """A request read as one for the style that it names, "a heron in the mosaic style", or for what
-    it calls by its whole title, "a clown doing a handstand", whatever else the picture shows; None
-    where it names none, or shows a thing of the user's own."""
-    shown = [w for w, names in zip(intent.words, intent.naming, strict=True) if names]
-    if any(own_before(intent.request, word.start) for word in shown):
-        return None
-    called = index.called({word.stem for word in intent.words})
-    near = nearest(found, called, _LOOKED_AT).tolist()
-    naming = {word for word, weight in intent.weighed() if weight == STYLE_WEIGHT}
-    said = {word.stem for word in naming}
-    if not any(_is_style_named(index, number, said) for number in near):
-        naming = _titled(intent, [index.cards[number] for number in near])
-    if not naming:
-        return None
-    return intent.with_words(
-        (word, 1.0 if word in naming else SCENE_WEIGHT) for word in intent.words
-    )
-
-
-def _titled(intent: Intent, cards: Sequence[ModelCard]) -> set[Word]:
-    """The words that are the whole title of a card, or a part of it, the most of them; none where
-    no title stands in the request."""
-    titles = {title for card in cards for title in _whole_titles(card)}
-    longest = max(map(len, titles), default=0)
-    found: tuple[Word, ...] = ()
-    for start in range(len(intent.words)):
-        for count in range(len(found) + 1, longest + 1):
-            run = intent.words[start : start + count]
-            gap = intent.request[run[0].start : run[-1].end]
-            if tuple(word.stem for word in run) in titles and not _PHRASE_ENDS.search(gap):
-                found = run
-    return set(found)
-
-
-def _whole_titles(card: ModelCard) -> list[tuple[str, ...]]:
-    """The stems of a title and of the parts of it, "klompen (wooden clogs)", without what tells its
-    version and base; and of a trigger of several words."""
-    title, *parts = _TITLE_PARTS.split(card.title)
-    said = [part for part in parts if part.isalpha()]  # one word: not the "comic" of "comic style"
-    phrases = [name for text in (*parts, *card.triggers[:1]) if len(name := _concept(text)) > 1]
-    return [name for name in (_concept(title), *map(_concept, said), *phrases) if name]
-
-
-def _concept(name: str) -> tuple[str, ...]:
-    stems = (word.stem for word in words(name))
-    return tuple(s for s in stems if not is_edition(s) and s not in FUNCTION_WORDS)
-
-
-def _is_style_named(index: Index, number: int, said: Set[str]) -> bool:
-    title = index.title_words(number)
-    is_most = _says_rarest(index, said, title) and _says_most(said & title, title, _STYLE_NAMED)
-    return is_most and is_style(index, number)
-
-
-def _says_rarest(index: Index, said: Set[str], title: Set[str]) -> bool:
+def says_rarest(index: Index, said: Set[str], title: Set[str]) -> bool:
     """Whether the most telling word of a title is said, or one as telling."""
     most = max(map(index.idf, title), default=0.0)
     return any(index.idf(term) >= most for term in said & title)
@@ -237,7 +181,7 @@ def _is_any(intent: Intent, things: Sequence[Word]) -> bool:
     return bool(is_any) and not any(map(is_coined, things))
 
 
-def _says_most(said: Set[str], title: Set[str], share: float) -> bool:
+def says_most(said: Set[str], title: Set[str], share: float) -> bool:
     """Whether some terms are that share of a title's; numbers ("01", "mk3") and words for a base
     are left out."""
     told = [t for t in title if t in said or not (any(map(str.isdigit, t)) or t in _BASE_WORDS)]
@@ -252,7 +196,7 @@ def names_base(intent: Intent, index: Index, number: int) -> bool:
     # Whole words: "DreamShaper" is one.
     title = index.title_words(number) & {word.stem for word in words(card.title)}
     said = title & {word.stem for word in intent.words}
-    is_titled = _says_most(said, title, _TITLE_NAMED)
+    is_titled = says_most(said, title, _TITLE_NAMED)
     return is_titled and base_named(intent, card) is not None
 
 
@@ -316,8 +260,9 @@ def _tells_of(intent: Intent, word: Word, own: Set[str]) -> bool:
     """Whether a word stands before a noun that a card does not say: the "tall" of "tall windows"
     names no tall vase."""
     after = next((other for other in intent.words if other.start > word.start), None)
-    is_beside = after is not None and not intent.request[word.end : after.start].strip()
-    return is_beside and not DOING.search(after.text) and after.stem not in own
+    if after is None or intent.request[word.end : after.start].strip():
+        return False
+    return not DOING.search(after.text) and after.stem not in own
 
 
 def other_named(

@@ -19,7 +19,6 @@ from .ask import MAX_OPTIONS, differences, question
 from .beside import (
     BASES,
     Named,
-    as_named,
     is_style,
     named_beside,
     other_named,
@@ -30,6 +29,7 @@ from .decision import Candidate, Decision
 from .fit import fit
 from .group import Group, doubt, group
 from .intent import Intent, as_written, place_in_list, understand
+from .named import as_named
 from .picture import said_of_the_picture
 from .rerank import (
     Scored,

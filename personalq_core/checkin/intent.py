@@ -35,6 +35,7 @@ from .scene import (
     places,
     scene_spans,
 )
+from .spoken import said_to_the_program
 
 SCENE_WEIGHT = 0.25
 """How much a word of the surroundings ("on the beach") counts beside one of the concept."""
@@ -248,13 +249,6 @@ _REST = re.compile(
     re.I,
 )
 
-def _tells_how(word: str) -> bool:
-    """Whether a word is an adjective and no noun, or a form of a verb: "alone", "printed"."""
-    if thesaurus().lemma(word) is None:
-        return bool(_DONE.fullmatch(word)) or (word.endswith("ed") and thesaurus().knows(word))
-    return not thesaurus().is_noun(word)
-
-
 _MODEL = r"(?:workflow|checkpoint|model|base|loaded|version|loras?)"
 _FOR = r"(?:for|on|with|using|para|für|auf|pour|sur|mit)"
 _CLAUSE_ENDS = r"(?=\s*(?:$|[,.;:!?()]|\b(?:in|on|at|with|under|beside|near|not|without)\b))"
@@ -310,25 +304,6 @@ _FILE_WORD = re.compile(
 _OF_ANY = re.compile(r"\ban?\s+(?:\w+\s+)?$", re.I)
 """Before the word, where it is no file: "an old version of Sherlock"."""
 _OF_FILES = re.compile(rf"{FILE}s?|versi[óo]n|modelo|mod[èe]le|modell", re.I)
-_DO = r"(?:draw|make|create|generate|paint|render|show|give|get)"
-_HELLO = r"(?:hey|hi|hiya|hello|yo)(?:\s+there)?"
-_TO_THE_PROGRAM = (
-    re.compile(
-        rf"^\W*(?P<said>(?:(?:{_HELLO}|ok|okay)\b(?:\s+so\b)?[\s,!]*)?(?:(?:please|pls|plz)\s+)?(?:"
-        rf"(?:can|could|would|will)\s+(?:you|i|we)\s+(?:please\s+)?(?:{_DO}|do|have|see)\b"
-        rf"|(?:use|need|gimme)\b(?=\s+\w)"
-        rf"|i(?:['\u2019]d\s+(?:like|love)|\s+(?:want|need|would\s+like))\b"
-        rf"(?:\s+(?:to\s+(?:see|have|get)|you\s+to\s+{_DO})\b)?"
-        rf"|{_DO}(?=\s+(?:me|us|my|our|an?|the)\b))(?:\s+(?:me|us)\b)?)(?=\s+\w)",
-        re.I,
-    ),
-    re.compile(rf"^\W*(?P<said>(?:{_HELLO})\s*[,!]+)", re.I),
-    re.compile(r"(?P<said>\s(?:please|pls|plz))(?=\s*[,;.])", re.I),
-    re.compile(
-        r"(?P<said>,?\s{0,2}\b(?:please|pls|plz|thanks|thx|thank you|ty|cheers))[\s.!]*$", re.I
-    ),
-)
-"""What is said to whoever draws, and not of the picture: "can you draw ..., thanks"."""
 _I_HAVE = re.compile(
     r"\b(?:that\s+)?(?:i|we)(?:['\u2019]ve|\s+have)?\s+(?:got|have|own|made|trained)\b"
     r"(?=\s*(?:[,.;:]|$))",
@@ -386,8 +361,7 @@ def understand(request: str, now: datetime, plain: Sequence[tuple[int, int]] = (
     event = None if order else _event(free, code, kept)
     soft, told_by = (None, []) if order else _soft_order(free, code, event)
     heard += [Cue("order", span, _said_of(free, span[1])) for span in spans + told_by]
-    told = (pattern.search(free) for pattern in _TO_THE_PROGRAM)
-    selecting += [found.span("said") for found in told if found]
+    selecting += said_to_the_program(free)
     selecting += _model_words(free, bool(order or soft or version or base or period))
 
     selecting = [
@@ -427,6 +401,13 @@ def as_written(intent: Intent, names: Sequence[tuple[int, int]]) -> Intent:
         read = [entry for entry in read if entry not in inside]
         read += [(word, weight) for word in pairs]
     return intent.with_words(sorted(read, key=lambda entry: entry[0].start))
+
+
+def _tells_how(word: str) -> bool:
+    """Whether a word is an adjective and no noun, or a form of a verb: "alone", "printed"."""
+    if thesaurus().lemma(word) is None:
+        return bool(_DONE.fullmatch(word)) or (word.endswith("ed") and thesaurus().knows(word))
+    return not thesaurus().is_noun(word)
 
 
 def _general_tags(text: str) -> list[tuple[int, int]]:

@@ -118,9 +118,9 @@ _IRREGULAR = {
     "grey": "gray", "wooden": "wood", "golden": "gold", "woolen": "wool", "silken": "silk",
     "children": "child", "women": "woman", "men": "man", "mice": "mouse", "leaves": "leaf",
     "leave": "leaf", "knives": "knife", "wolves": "wolf", "wolve": "wolf", "photograph": "photo",
-    "photographic": "photo", "xmas": "christmas", "aquarelle": "watercolor", "drawn": "draw",
-    "mom": "mother", "mum": "mother", "dad": "father", "grandma": "grandmother",
-    "granny": "grandmother", "grandpa": "grandfather",
+    "photographic": "photo", "foto": "photo", "xmas": "christmas", "aquarelle": "watercolor",
+    "drawn": "draw", "mom": "mother", "mum": "mother", "dad": "father",
+    "grandma": "grandmother", "granny": "grandmother", "grandpa": "grandfather",
 }  # fmt: skip
 
 
