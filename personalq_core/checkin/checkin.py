@@ -113,10 +113,9 @@ class CheckIn:
         if not len(asked.allowed):
             return _nothing(intent, (), _why_empty(cards, base_family, intent))
         read, scored, groups, sure = self._weighed(asked)
-        if sure < _ABSTAIN_BELOW and (named := as_named(intent, index, asked.found)):
-            asked = replace(asked, intent=named, found=index.search(named))
+        if sure < _ABSTAIN_BELOW and (named := _as_named(asked)):
+            asked, intent = named, named.intent
             read, scored, groups, sure = self._weighed(asked)
-            intent = named
         candidates = _candidates(index, groups)
         meant = self._meant(read.intent, index, groups, ASK_ABOVE[ask])
         if version_missed(intent, candidates[0].card):
@@ -252,8 +251,12 @@ class CheckIn:
         `is_saved`: the user chose it, maybe for another request. Where this one does not name it,
         none of its words gives way to the trigger.
         """
-        choice, intent, notices = candidates[0], asked.intent, []
+        choice, notices = candidates[0], []
         number = asked.index.number_of[choice.card.id]
+        other = None if names(asked.intent, asked.index, number) else _as_named(asked)
+        if other and names(other.intent, asked.index, number):
+            asked = other  # a style that was asked about, or saved
+        intent = asked.intent
         is_named = not is_saved or names(intent, asked.index, number)
         if not is_named:
             notices.append("Your saved choice; nothing in the request names it.")
@@ -400,6 +403,12 @@ def _suiting(index: Index, kinds: Sequence[str], families: Set[str]) -> np.ndarr
     for family in families:
         suiting &= index.suiting(family)
     return np.flatnonzero(suiting)
+
+
+def _as_named(asked: _Asked) -> _Asked | None:
+    """A request read as one for a style or pose that it names; None where it names none."""
+    intent = as_named(asked.intent, asked.index, asked.found)
+    return replace(asked, intent=intent, found=asked.index.search(intent)) if intent else None
 
 
 def _without(asked: _Asked, other: Group) -> _Asked:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,17 @@ INSTRUCTION = (
 )
 _UNQUOTED = re.compile(r"[<>\[\]{}|`]+")
 
-_notices: ContextVar[list[str] | None] = ContextVar("notices", default=None)
+
+@dataclass
+class _Turn:
+    """One decision: until when it may wait for the LLM, and why it could not."""
+
+    ends: float
+    """By `time.monotonic`."""
+    notices: list[str] = field(default_factory=list)
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
 
 
 class LlmCheckIn(CheckIn):
@@ -62,29 +72,32 @@ class LlmCheckIn(CheckIn):
 
     def decide(self, *args: Any, **options: Any) -> Decision:
         """As `CheckIn.decide`; a notice tells where the LLM could not be asked."""
-        token = _notices.set([])
+        turn = _Turn(time.monotonic() + self._settings.seconds)
+        token = _turn.set(turn)
         try:
-            return super().decide(*args, **options).with_notice(*(_notices.get() or ()))
+            return super().decide(*args, **options).with_notice(*turn.notices)
         finally:
-            _notices.reset(token)
+            _turn.reset(token)
 
     def weigh(
         self, intent: Intent, index: Index, found: Retrieved, allowed: Sequence[int] | np.ndarray
     ) -> list[Scored]:
         scored = super().weigh(intent, index, found, allowed)
+        turn = _turn.get() or _Turn(time.monotonic() + self._settings.seconds)
+        if turn.notices:
+            return scored
         try:
-            return reread(intent.request, index, scored, self._settings)
+            return reread(intent.request, index, scored, self._settings, turn.ends)
         except LlmError as error:
-            notices = _notices.get()
-            if notices is not None:
-                notices.append(f"The LLM was left out: {error}. This is the choice without it.")
+            turn.notices.append(f"The LLM was left out: {error}. This is the choice without it.")
             return scored
 
 
 def reread(
-    request: str, index: Index, scored: Sequence[Scored], settings: LlmSettings
+    request: str, index: Index, scored: Sequence[Scored], settings: LlmSettings, ends: float
 ) -> list[Scored]:
-    """The candidates with the LLM's view of the close ones, best first.
+    """The candidates with the LLM's view of the close ones, best first; `ends`: until when it may
+    take, by `time.monotonic`.
 
     Raises LlmError where one of them gets no answer in time: half a comparison is none.
     """
@@ -92,7 +105,7 @@ def reread(
     if len(close) < 2:
         return list(scored)
     questions = [question(request, index.cards[entry.number], entry.evidence) for entry in close]
-    chances = _ask_all(questions, settings)
+    chances = _ask_all(questions, settings, ends)
     logits = [math.log(p / (1 - p)) for p in (min(max(p, 1e-4), 1 - 1e-4) for p in chances)]
     # Against the others' mean: small models lean to one of the two words, whatever is asked.
     mean = sum(logits) / len(logits)
@@ -129,9 +142,8 @@ def question(request: str, card: ModelCard, evidence: Sequence[str]) -> str:
     )
 
 
-def _ask_all(questions: Sequence[str], settings: LlmSettings) -> list[float]:
+def _ask_all(questions: Sequence[str], settings: LlmSettings, ends: float) -> list[float]:
     """Answers to all questions, in time or not at all."""
-    ends = time.monotonic() + settings.seconds
     if getattr(settings.llm, "in_turn", False):
         return _ask_in_turn(questions, settings, ends)
     return _ask_at_once(questions, settings, ends)

@@ -769,6 +769,13 @@ def test_a_style_that_is_not_there_or_a_thing_of_ones_own_is_nothing(request_):
     assert decide(request_, (*LIBRARY, *GENERIC)).status == "none"
 
 
+def test_a_style_that_was_asked_about_takes_the_place_of_its_words():
+    twins = (*LIBRARY, *GENERIC, card("mosaic_flux.safetensors", "Mosaic style", "mscf style"))
+    decision = ENGINE.confirm("a heron in the mosaic style at dusk", twins, twins[-1], now=NOW)
+    assert decision.prompt == "a heron in mscf style at dusk"
+    assert decision.notices == ()
+
+
 @pytest.mark.parametrize(
     "told",
     ["by tall windows", "in heavy snow", "warm colours, a full page illustration", "saluting",

@@ -75,6 +75,15 @@ def test_it_is_not_waited_for_longer_than_its_time():
     assert "longer than 0.2 seconds" in decision.notices[0]
 
 
+def test_one_that_failed_is_asked_no_more_where_a_request_is_read_twice():
+    """First as one for a heron, then as one for the style."""
+    styles = [card(f"{n}.safetensors", "Mosaic style", f"msc{n}", tags=("style",)) for n in "ab"]
+    witness = Witness("v1", LlmError("the server is away"))
+    decision = decide("a heron in the mosaic style", witness, cards=(*LIBRARY, *styles))
+    assert decision.notices[0].startswith("The LLM was left out: the server is away.")
+    assert not any("LLM" in notice for notice in decision.notices[1:])
+
+
 def test_whatever_it_raises_is_named_by_its_type_only(capsys):
     class Leaking:
         def yes(self, instruction: str, text: str, seconds: float) -> float:
