@@ -245,7 +245,7 @@ def _is_name(intent: Intent, index: Index, number: int, word: Word) -> bool:
     words, "milo dog", and calls nothing else. The "snow" of "snow globe" is no name."""
     if is_coined(word):
         return True
-    if thesaurus().is_adjective(word.text) and _tells_of(intent, word, index.words_of(number)):
+    if thesaurus().is_adjective(word.text) and _describes(intent, word, index.words_of(number)):
         return False
     title = [term for term in index.fields[number]["title"] if not is_edition(term)]
     if not title or title[0] != word.stem or tells_what_kind(word.stem):
@@ -256,7 +256,7 @@ def _is_name(intent: Intent, index: Index, number: int, word: Word) -> bool:
     return bool(is_told) or (is_alone and may_be)
 
 
-def _tells_of(intent: Intent, word: Word, own: Set[str]) -> bool:
+def _describes(intent: Intent, word: Word, own: Set[str]) -> bool:
     """Whether a word stands before a noun that a card does not say: the "tall" of "tall windows"
     names no tall vase."""
     after = next((other for other in intent.words if other.start > word.start), None)

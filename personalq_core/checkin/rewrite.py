@@ -41,11 +41,12 @@ _WEARS = re.compile(
     rf"\s*(?:,|\b(?:in|{'|'.join(sorted(WORN))})\b)\s*(?:\b(?:{'|'.join(sorted(DETERMINERS))})\s+)?",
     re.I,
 )
-_ONE = re.compile(
+_WHICH_ONE = re.compile(
     r"(?:[,(\[\u2013\u2014]|\s--?\s)\s*(?P<which>(?:the|my|our|that)\s+(?:[\w-]+\s+){0,3}ones?\b"
     r"(?:\s+(?:with|wearing|in|from)\s+[^,.;:()\[\]\u2013\u2014]{1,40}?)?)"
     r"(?=\s*(?:$|[,.;:)\]\u2013\u2014]|--?\s))", re.I
 )
+"""A phrase of its own, between commas, brackets or dashes: "the one with the hat"."""
 _OF = {"of", "de", "du", "von"}
 _TAKEN_ALONG = DETERMINERS | {"old", "new"}
 """Words before the noun that go with it."""
@@ -161,13 +162,17 @@ def _place_of(text: str, trigger: str) -> tuple[int, int] | None:
 
 def _apposed(request: str, card: ModelCard) -> list[tuple[int, int]]:
     """Where a phrase says which one it is, in a card's words: "my tram (the yellow one)"."""
-    own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
-    told = ((found, [w.stem for w in words(found["which"])]) for found in _ONE.finditer(request))
+    own = _words_of(card)
     return [
         found.span("which")
-        for found, said in told
-        if (kept := [s for s in said if s not in FUNCTION_WORDS]) and own.issuperset(kept)
+        for found in _WHICH_ONE.finditer(request)
+        if (said := set(terms(found["which"])) - FUNCTION_WORDS) and said <= own
     ]
+
+
+def _words_of(card: ModelCard) -> set[str]:
+    """The stems of all that a card says."""
+    return set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
 
 
 def _editions(request: str, card: ModelCard) -> list[tuple[int, int]]:
@@ -198,8 +203,8 @@ def _file_in_words(request: str, card: ModelCard) -> dict[tuple[int, int], str]:
 
 def _with_folder(request: str, start: int, card: ModelCard) -> int:
     """The start with the folder that a file is in, where it stands before: "people/emma"."""
-    folder = card.name.rpartition("/")[0] + "/"
-    return start - len(folder) if request[:start].endswith(folder) else start
+    folder, slash, _ = card.name.rpartition("/")
+    return start - len(folder + slash) if request[:start].endswith(folder + slash) else start
 
 
 def _unescaped(text: str) -> str:
@@ -236,7 +241,7 @@ def _named_span(
 
     Words that weigh less than `least` name nothing.
     """
-    own = set(terms(" ".join((card.title, *card.triggers, *card.tags, card.description))))
+    own = _words_of(card)
     name = set(terms(f"{card.title} {card.triggers[0]}"))
     labels = name | set(terms(" ".join((*card.triggers, *card.tags))))
     free = [

@@ -31,6 +31,7 @@ def rewritten(request, *cards):
          "embedding:bear __bear__"),
         ("my bear, not the red one, at sea", "tdybr4 bear, at sea"),
         ("tdybr4 bear on the beach", "tdybr4 bear on the beach"),
+        ("my cat/bear at sea", "my cat/tdybr4 bear at sea"),
         ("the second newest bear at sea", "tdybr4 bear at sea"),
         ("my bear, the one before the last one, at sea", "tdybr4 bear, at sea"),
         ("not the newest bear, the one just before it. at sea", "tdybr4 bear. at sea"),
@@ -328,3 +329,20 @@ def test_a_name_is_found_in_each_of_its_spellings(names, bracketed, gap):
     for text in (name, written, re.sub(r"([()])", r"\\\1", written)):
         assert spelling(name).fullmatch(text)
         assert spelling(name).search(f"a {text}, b")
+
+
+@pytest.mark.parametrize(
+    ("request_", "prompt"),
+    [
+        ("people/emma_final2 at sea", "emma at sea"),
+        ("emma_final2.safetensors at sea", "emma at sea"),
+        ("emma final2 at sea", "emma at sea"),
+        ("<lora:emma_final2:1> at sea", "<lora:emma_final2:1> at sea"),
+        ("emma in the final battle", "emma in the final battle"),
+        ("emma (the one with the hat) at sea", "emma at sea"),
+        ("emma (the chosen one) at sea", "emma (the chosen one) at sea"),
+    ],
+)
+def test_a_model_without_a_trigger_is_called_by_the_words_of_its_name(request_, prompt):
+    emma = card("people/emma_final2.safetensors", "emma_final2", description="with a hat")
+    assert rewritten(request_, emma) == prompt
